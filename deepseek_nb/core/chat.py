@@ -1,0 +1,177 @@
+"""What is asked and what comes back: frozen values, and the fingerprint that names a question."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
+from typing import Any, Literal
+
+__all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canonical_json"]
+
+CACHE_VERSION = 1
+"""Part of every fingerprint. It is raised when the meaning of a stored answer changes, not with releases."""
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+def canonical_json(value: Any) -> str:
+    """``value`` as JSON in one fixed form: sorted keys, no spaces, text as it is (UTF-8)."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+    reasoning: str | None = None
+    """An assistant turn's ``reasoning_content``; sent back where the turn had it."""
+    prefix: bool = False
+    """Beta: the answer continues this assistant text."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question, complete: everything that may change the answer, and ``user_id``.
+
+    ``None`` means "the server's default". ``thinking`` is sent only when it is not None.
+    ``schema_digest`` names the schema the answer is validated against; it is not sent.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    thinking: bool | None = None
+    reasoning_effort: str | None = None
+    json_mode: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    schema_digest: str | None = None
+    user_id: str | None = None
+    """Isolates the server's prefix cache and scheduling: one per job, never one per row. Not in the fingerprint."""
+
+    def fingerprint(self, route: str) -> str:
+        """The cache key, ``{route}/{model}_{prompt hash}_{parameters hash}``.
+
+        ``route`` names who answers (a simulation's or a local model's answer never poses as the
+        real service's). Credentials, ``user_id``, budgets and priorities are not part of it.
+        """
+        prompt = _digest(
+            canonical_json([[m.role, m.content, m.reasoning, m.prefix] for m in self.messages])
+        )
+        parameters = _digest(
+            canonical_json(
+                [
+                    CACHE_VERSION,
+                    self.thinking,
+                    self.reasoning_effort,
+                    self.json_mode,
+                    self.max_tokens,
+                    self.temperature,
+                    self.top_p,
+                    self.stop,
+                    self.schema_digest,
+                ]
+            )
+        )
+        return f"{route}/{self.model}_{prompt}_{parameters}"
+
+    def prompt_chars(self) -> int:
+        """Characters of all messages together."""
+        return sum(len(m.content) + len(m.reasoning or "") for m in self.messages)
+
+    def with_messages(self, *more: Message, **changes: Any) -> ChatRequest:
+        """This request with turns appended and fields changed."""
+        return replace(self, messages=self.messages + more, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as billed. ``estimated`` is True where the server sent no usage and we counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """Includes ``reasoning_tokens``."""
+    cache_hit_tokens: int = 0
+    """The part of ``prompt_tokens`` found in the server's prefix cache."""
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def cache_miss_tokens(self) -> int:
+        """The part of ``prompt_tokens`` billed at the full price."""
+        return self.prompt_tokens - self.cache_hit_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cache_hit_tokens + other.cache_hit_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One complete answer and what it took to get it.
+
+    ``text`` is what the model wrote; ``value`` is what a schema made of it (None without one).
+    ``str(answer)`` is the text.
+    """
+
+    text: str
+    model: str = ""
+    """The model that served it: not always the one asked for."""
+    finish_reason: str = "stop"
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float | None = None
+    """What this answer cost, all its tries together; None where no price is known; of a cached one: what it cost then."""
+    reasoning: str = ""
+    route: str = ""
+    attempts: int = 1
+    """Requests the server began to work on for this answer."""
+    refusals: int = 0
+    """Times the server had no room (429, 503) before it took the request."""
+    repairs: int = 0
+    """Charged answers that did not fit the schema before this one."""
+    latency_s: float = 0.0
+    """From the call to the complete answer, waiting included."""
+    first_token_s: float | None = None
+    cached: bool = False
+    fingerprint: str = ""
+    system_fingerprint: str = ""
+    trace_id: str = ""
+    raw: tuple[str, ...] = ()
+    """Charged texts that could not be used, in order: paid, so kept."""
+    value: Any = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """What the store keeps: plain JSON values, without ``value`` (it is made again from ``text``)."""
+        kept = asdict(replace(self, value=None))
+        del kept["value"], kept["cached"]
+        return kept
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Answer:
+        """The answer the store kept. Unknown fields (of a later version) are passed over."""
+        known = {name: kept[name] for name in cls.__dataclass_fields__ if name in kept}
+        known["usage"] = Usage(**known.get("usage", {}))
+        known["raw"] = tuple(known.get("raw", ()))
+        known["cached"] = True
+        return cls(**known)
