@@ -1,3 +1,62 @@
-"""DeepSeek in the notebook: cell magics, DataFrame jobs and a client that gets its work through a busy server."""
+"""DeepSeek in the notebook: cell magics, DataFrame jobs, and a client that gets through a busy server.
+
+>>> import deepseek_nb as ds                                      # doctest: +SKIP
+>>> ds.ask("Why is the sky blue?").text                           # doctest: +SKIP
+>>> df.deepseek.apply("Rate the risk of {{purpose}}", schema=Risk, job="risk")   # doctest: +SKIP
+
+Importing it imports nothing heavy: each name below brings its own room along when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from deepseek_nb.batch.accessor import register_with_pandas
 
 __version__ = "0.1.0.dev0"
+
+_ROOMS = {
+    "Answer": "core.chat",
+    "AsyncClient": "client.aio",
+    "Client": "client.sync",
+    "DeepSeekError": "core.errors",
+    "Sandbox": "sandbox",
+    "Schema": "client.structured",
+    "Secret": "core.secret",
+    "Template": "core.template",
+    "apply": "batch.apply",
+    "ask": "session",
+    "client": "session",
+    "configure": "session",
+    "errors": "core.errors",
+    "memory": "adapters.joblib_backend",
+    "stream": "session",
+    "use_sandbox": "session",
+}
+
+__all__ = ["__version__", *sorted(_ROOMS), "load_ipython_extension", "unload_ipython_extension"]
+
+
+register_with_pandas()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = import_module(f"{__name__}.{_ROOMS[name]}")
+    value = room if name == "errors" else getattr(room, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext deepseek_nb``: the magics, and ``df.deepseek`` as soon as pandas is there."""
+    import_module(f"{__name__}.notebook").load_ipython_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext deepseek_nb``."""
+    import_module(f"{__name__}.notebook").unload_ipython_extension(shell)

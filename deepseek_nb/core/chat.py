@@ -55,7 +55,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     schema_digest: str | None = None
     user_id: str | None = None
-    """Isolates the server's prefix cache and scheduling: one per job, never one per row. Not in the fingerprint."""
+    """Isolates the server's prefix cache: one per job, never one per row. Not in the fingerprint."""
 
     def fingerprint(self, route: str) -> str:
         """The cache key, ``{route}/{model}_{prompt hash}_{parameters hash}``.
@@ -63,9 +63,7 @@ class ChatRequest:
         ``route`` names who answers (a simulation's or a local model's answer never poses as the
         real service's). Credentials, ``user_id``, budgets and priorities are not part of it.
         """
-        prompt = _digest(
-            canonical_json([[m.role, m.content, m.reasoning, m.prefix] for m in self.messages])
-        )
+        prompt = _digest(canonical_json([[m.role, m.content, m.reasoning, m.prefix] for m in self.messages]))
         parameters = _digest(
             canonical_json(
                 [
@@ -138,7 +136,7 @@ class Answer:
     finish_reason: str = "stop"
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = None
-    """What this answer cost, all its tries together; None where no price is known; of a cached one: what it cost then."""
+    """What it cost when it was asked, all its tries together; None where no price is known."""
     reasoning: str = ""
     route: str = ""
     attempts: int = 1

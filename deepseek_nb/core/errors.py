@@ -163,14 +163,18 @@ class SchemaError(Yours):
 class JobMismatch(Yours):
     """The job name belongs to a job with another template, schema or model. Nothing was sent."""
 
-    default_hint = "Give this work another job name, or delete the old job with: deepseek-nb jobs --delete NAME"
+    default_hint = (
+        "Give this work another job name, or delete the old job with: deepseek-nb jobs --delete NAME"
+    )
 
 
 class AuthError(Yours):
     """The key or the token is not accepted (401, 403)."""
 
     disposition = Disposition.PAUSE
-    default_hint = "Set DEEPSEEK_API_KEY to a valid key (platform.deepseek.com, API keys), then run the same call again."
+    default_hint = (
+        "Set DEEPSEEK_API_KEY to a valid key (platform.deepseek.com, API keys), then run the same call again."
+    )
 
 
 class BudgetExceeded(Yours):
@@ -184,7 +188,9 @@ class BalanceExhausted(Yours):
     """The account is empty (402). Nothing was charged for this request."""
 
     disposition = Disposition.PAUSE
-    default_hint = "Top up the account, then run the same call again: what is done is kept and not paid again."
+    default_hint = (
+        "Top up the account, then run the same call again: what is done is kept and not paid again."
+    )
 
 
 class RequestInvalid(Yours):
@@ -253,7 +259,7 @@ class ServerFault(Theirs):
 class TransportFailed(Theirs):
     """The connection failed."""
 
-    charged = "unknown"
+    charged: Literal["no", "yes", "unknown"] = "unknown"
 
 
 class NeverConnected(TransportFailed):

@@ -1,0 +1,537 @@
+"""The wire: sends one request, hands back status, headers and the body's bytes, and names what failed.
+
+Rules of this room: nothing is retried, redirected or waited for here; every failure of the
+libraries below becomes one of ``core.errors`` (:func:`map_error`), cut loose from their tracebacks,
+which hold the request's headers and so the key. "Nothing was sent" and "may have been charged" are
+told apart, and httpx alone cannot: over aiohttp, a refused connection and one reset after sending
+are both its ``ConnectTimeout``, so the cause below it decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import ssl
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import aiohttp
+import aiohttp.http_exceptions
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from deepseek_nb.core.errors import (
+    ConfigError,
+    ConnectionLost,
+    DeepSeekError,
+    EndpointUnknown,
+    NeverConnected,
+    ServerFault,
+    StreamBroken,
+    WentSilent,
+)
+
+__all__ = ["Reply", "Transport", "map_error"]
+
+KEEPALIVE_S = 15.0  # short, so that a pooled connection the server has already dropped is rare
+MAX_GET_BYTES = 8 * 2**20
+PIECE_BYTES = 2**18
+PLAIN_BODY_BYTES = 2**20  # above this, aiohttp warns that bytes in one piece hold up the loop
+
+METADATA_HOSTS = frozenset(
+    {
+        "100.100.100.200",  # Alibaba Cloud
+        "168.63.129.16",  # Azure
+        "fd00:ec2::254",  # AWS; the IPv4 ones are link-local
+        "metadata",
+        "metadata.google.internal",
+        "metadata.tencentyun.com",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered; ``headers`` have lower-case names, ``chunks`` is read once."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
+
+    @property
+    def trace_id(self) -> str:
+        """The server's own name for this request (``x-ds-trace-id``), or an empty string."""
+        return self.headers.get("x-ds-trace-id", "")
+
+
+class Transport:
+    """One server, one connection pool without a limit of its own, one event loop.
+
+    ``base_url``: https, or http to this machine (http to another one only without ``auth``, since a
+    key would travel in clear); no user, query or fragment in it; never a link-local or metadata
+    address. ``auth`` sets the credentials on the request in the last layer; they are in nothing this
+    class shows. ``connect_timeout_s``: seconds for name, connection and TLS together; there is no
+    other time limit on a POST (who calls watches the clock). ``trust_env``: take the proxy
+    (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) and the CA file (``SSL_CERT_FILE``) from the
+    environment; certificates are always checked.
+
+    Raises ConfigError for an unsafe or unreadable ``base_url``, proxy or CA file. Costs about 40 ms
+    for an https address (reading the CA certificates); nothing is sent.
+
+    >>> transport = Transport("https://api.deepseek.com", auth=None)
+    >>> transport
+    Transport('https://api.deepseek.com')
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        auth: httpx.Auth | None,
+        connect_timeout_s: float = 10.0,
+        trust_env: bool = True,
+        user_agent: str = "deepseek_nb",
+    ) -> None:
+        if not connect_timeout_s > 0:
+            raise ConfigError(f"connect_timeout_s must be above 0 seconds, not {connect_timeout_s!r}.")
+        url = _checked(base_url, with_auth=auth is not None)
+        self._base = str(url).rstrip("/")
+        self._origin = str(url.copy_with(raw_path=b"/")).rstrip("/")
+        self._where = f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+        self._headers = {
+            "Accept": "text/event-stream, application/json",
+            "Accept-Encoding": "identity",  # a compressed stream is a buffered stream
+            "User-Agent": user_agent,
+        }
+        proxy = _environment_proxy(url) if trust_env else None
+        if proxy and url.scheme == "http" and "proxy-authorization" in proxy.headers:
+            self._headers["Proxy-Authorization"] = proxy.headers["proxy-authorization"]
+        self._proxy = f"{proxy.url.host}:{proxy.url.port or 80}" if proxy else None
+        self._connections = _connections(_tls(url, proxy, trust_env=trust_env), proxy)
+        self._client = httpx.AsyncClient(
+            auth=auth,
+            follow_redirects=False,
+            timeout=httpx.Timeout(None, connect=connect_timeout_s, pool=connect_timeout_s),
+            transport=self._connections,
+            trust_env=False,  # the proxy and the CA file were read above
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, the port left out where it is the scheme's own."""
+        return self._origin
+
+    @property
+    def proxy(self) -> str | None:
+        """Host and port of the proxy every request goes through, or None."""
+        return self._proxy
+
+    def __repr__(self) -> str:
+        through = f", proxy={self._proxy!r}" if self._proxy else ""
+        return f"{type(self).__name__}({self._base!r}{through})"
+
+    @contextlib.asynccontextmanager
+    async def post(
+        self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Reply]:
+        """Send ``body`` (JSON) to ``path`` once; yields the Reply as soon as its headers are here.
+
+        Whatever the status, a Reply comes back, except for a redirect (3xx), which raises
+        EndpointUnknown: nothing is sent to a second address. Read ``chunks`` in the task that opened
+        the context; leaving the context, also by cancellation, closes a connection that is not read
+        to its end at once. Costs one request (two, when ``auth`` renews its token after a 401).
+
+        Raises NeverConnected (nothing was sent), ConnectionLost and StreamBroken (it may have been
+        charged), ConfigError. Reading ``chunks`` raises the same.
+
+        >>> async with transport.post("/chat/completions", body) as reply:      # doctest: +SKIP
+        ...     async for chunk in reply.chunks: ...
+        """
+        request = self._request("POST", path, headers, body)
+        response = await self._open(request)
+        chunks = self._chunks(response)
+        try:
+            yield Reply(response.status_code, dict(response.headers.items()), chunks)
+        finally:
+            await _close(response)
+            await chunks.aclose()
+
+    async def get(self, path: str, *, timeout_s: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers (lower-case names) and body of a small page; one request, never charged.
+
+        Raises WentSilent when it is not complete within ``timeout_s`` seconds, ServerFault when the
+        body passes 8 MiB, and what :meth:`post` raises.
+
+        >>> status, headers, body = await transport.get("/models")              # doctest: +SKIP
+        """
+        request = self._request("GET", path, None, b"")
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                response = await self._open(request)
+                chunks = self._chunks(response)
+                body = bytearray()
+                try:
+                    async for chunk in chunks:
+                        body += chunk
+                        if len(body) > MAX_GET_BYTES:
+                            raise ServerFault(f"{self._where} sent more than {MAX_GET_BYTES >> 20} MiB.")
+                finally:
+                    await _close(response)
+                    await chunks.aclose()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        else:
+            return response.status_code, dict(response.headers.items()), bytes(body)
+        raise WentSilent(
+            f"{self._where} did not answer within {timeout_s:g} s.", charged="no", phase="answer"
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections; requests under way fail with ConnectionLost. Calling it twice is fine.
+
+        Raises ConfigError when called from another event loop than the requests were.
+        """
+        if self._loop is not None:
+            self._bind()
+        self._closed = True
+        await self._client.aclose()
+        await self._connections.aclose()
+
+    def _bind(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise ConfigError(
+                f"The transport to {self._where} belongs to another event loop.",
+                hint="Make one client per event loop: connections cannot be shared between loops.",
+            )
+
+    def _request(self, method: str, path: str, extra: Mapping[str, str] | None, body: bytes) -> httpx.Request:
+        if self._closed:
+            raise ConfigError(f"The transport to {self._where} is closed.", hint="Make a new client.")
+        self._bind()
+        # built here and not by the client, which would merge in cookies and its own headers
+        url = f"{self._base}/{path.lstrip('/')}"
+        headers = {**self._headers, **(extra or {})}
+        if method == "GET":
+            return httpx.Request(method, url, headers=headers)
+        headers.setdefault("Content-Type", "application/json")
+        if len(body) <= PLAIN_BODY_BYTES:
+            return httpx.Request(method, url, headers=headers, content=body)
+        headers["Content-Length"] = str(len(body))
+        return httpx.Request(method, url, headers=headers, stream=_Pieces(body))
+
+    async def _open(self, request: httpx.Request) -> httpx.Response:
+        failure: DeepSeekError | None = None
+        try:
+            response = await self._client.send(request, stream=True)
+        except DeepSeekError:
+            raise
+        except BaseException as exc:  # noqa: BLE001 (mapped, or raised again)
+            failure = map_error(exc, self._where)
+            if failure is None:  # a cancellation, or a mistake of ours
+                raise exc.with_traceback(None)  # noqa: B904 (the frames below hold the headers: not shown)
+        if failure is not None:
+            raise failure  # outside the handler: nothing of the libraries hangs on it
+        if 300 <= response.status_code < 400:
+            await _close(response)
+            raise self._redirected(response)
+        return response
+
+    async def _chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        coded = response.headers.get("content-encoding", "identity").lower() != "identity"
+        failure: DeepSeekError | None = None
+        try:
+            async for chunk in response.aiter_bytes() if coded else response.aiter_raw():
+                if chunk:
+                    yield chunk
+        except FAILURES as exc:
+            failure = map_error(exc, self._where)
+            if failure is None:
+                raise
+        if failure is not None:
+            failure.status = response.status_code
+            failure.trace_id = response.headers.get("x-ds-trace-id")
+            raise failure
+
+    def _redirected(self, response: httpx.Response) -> EndpointUnknown:
+        try:
+            target = response.request.url.join(response.headers.get("location", ""))
+            host = ascii(target.host)[1:-1][:80] or "an unnamed place"
+        except (httpx.InvalidURL, UnicodeError):
+            host = "an unreadable address"
+        return EndpointUnknown(
+            f"{self._where} redirects to {host} (status {response.status_code}), which was not followed.",
+            hint="Set base_url to the address that answers itself; keys are never carried to another one.",
+            status=response.status_code,
+            trace_id=response.headers.get("x-ds-trace-id"),
+        )
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A large body in pieces, as often as it is asked for."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), PIECE_BYTES):
+            yield bytes(self._body[start : start + PIECE_BYTES])
+
+
+async def _close(response: httpx.Response) -> None:
+    with contextlib.suppress(*FAILURES):
+        await response.aclose()
+
+
+# -- addresses, proxies, certificates -----------------------------------------------------------
+
+
+def _checked(base_url: str, *, with_auth: bool) -> httpx.URL:
+    """Read ``base_url``; ConfigError (not repeating it: it may hold a password) where none may be sent to."""
+    try:
+        url = httpx.URL(base_url)
+        host = url.raw_host.decode("ascii").rstrip(".")
+    except (httpx.InvalidURL, TypeError, UnicodeError):
+        url, host = httpx.URL(""), ""
+    if url.scheme not in ("http", "https") or not host:
+        raise ConfigError(
+            "base_url is not a web address.", hint="For DeepSeek it is https://api.deepseek.com"
+        )
+    if url.userinfo or url.query or url.fragment or "?" in base_url or "#" in base_url:
+        raise ConfigError(
+            f"base_url for {host} holds more than an address.", hint="Leave out user, password, ? and #."
+        )
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        last = host.rpartition(".")[2].lower()
+        if last.isdigit() or last.startswith("0x"):  # 2130706433, 0x7f.1, 127.1: numbers in disguise
+            raise ConfigError(
+                f"base_url names a host by an odd number ({host}).", hint="Write it as a.b.c.d"
+            ) from None
+        loopback = host.lower() == "localhost"
+        bad = False
+    else:
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        loopback = ip.is_loopback
+        bad = ip.is_link_local or ip.is_multicast or ip.is_unspecified
+    if bad or host.lower() in METADATA_HOSTS:
+        raise ConfigError(
+            f"base_url leads to {host}, a link-local or metadata address.", hint="Use the server's own."
+        )
+    if url.scheme == "http" and with_auth and not loopback:
+        raise ConfigError(f"base_url for {host} is http: the key would travel in clear.", hint="Use https.")
+    return url
+
+
+def _environment_proxy(url: httpx.URL) -> httpx.Proxy | None:
+    """Find the proxy the environment sets for ``url``; none for this machine, which no proxy can reach."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(url.host).is_loopback:
+            return None
+    known = urllib.request.getproxies()
+    address = known.get(url.scheme) or known.get("all")
+    if not address or url.host == "localhost" or urllib.request.proxy_bypass(url.netloc.decode("ascii")):
+        return None
+    try:
+        where = httpx.URL(address if "://" in address else f"http://{address}")
+    except httpx.InvalidURL:
+        where = httpx.URL("")
+    if where.scheme not in ("http", "https") or not where.host:
+        raise ConfigError(
+            f"The proxy the environment sets for {url.host} cannot be used: only http and https proxies can.",
+            hint=f"Set {url.scheme.upper()}_PROXY to http://host:port, or NO_PROXY={url.host} to go without.",
+        )
+    if not where.userinfo:
+        return httpx.Proxy(where)
+    # as a header: the class aiohttp takes a user and password in warns that it will be removed
+    word = base64.b64encode(f"{where.username}:{where.password}".encode()).decode()
+    bare = where.copy_with(username=None, password=None)
+    return httpx.Proxy(bare, headers={"Proxy-Authorization": f"Basic {word}"})
+
+
+def _tls(url: httpx.URL, proxy: httpx.Proxy | None, *, trust_env: bool) -> ssl.SSLContext:
+    if url.scheme == "http" and not (proxy and proxy.url.scheme == "https"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used, trusts nobody, costs nothing
+    try:
+        return httpx.create_ssl_context(trust_env=trust_env)
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        raise ConfigError(
+            f"The CA certificates cannot be read: {why}.", hint="Check SSL_CERT_FILE and SSL_CERT_DIR."
+        ) from None
+
+
+def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None) -> AiohttpTransport:
+    def session() -> aiohttp.ClientSession:  # made at the first request: it belongs to that event loop
+        # limit=0: admission is the only limit (the adapter would read None as aiohttp's own 100)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    return AiohttpTransport(verify=tls, proxy=proxy, trust_env=False, client=session)
+
+
+# -- what failed ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a failure becomes; in ``message``, where: host and port, why: TLS's or the system's words."""
+
+    becomes: type[DeepSeekError]
+    phase: str  # connect, request, answer
+    message: str
+    hint: str
+
+
+_UNREACHED = "Check base_url, and whether the server is started."
+_IN_TIME = "Check the network and the proxy settings, or allow more with connect_timeout_s."
+_PROXY = "Check HTTPS_PROXY (address, user, password), or set NO_PROXY to go without."
+_TRUST = "If a proxy of your organisation signs anew, set SSL_CERT_FILE to its CA file; checking stays on."
+_TLS = "Check that base_url has the right scheme and port, and the proxy settings."
+_DNS = "Check base_url and the network: this machine's DNS does not know the name."
+_URL = "Check base_url: for DeepSeek it is https://api.deepseek.com"
+_AGAIN = "Running it again usually works; whether the lost request was charged is unknown."
+
+UNREACHED = _Outcome(NeverConnected, "connect", "{where} cannot be reached ({why}).", _UNREACHED)
+NOT_IN_TIME = _Outcome(NeverConnected, "connect", "{where} took no connection in time.", _IN_TIME)
+UNKNOWN_HOST = _Outcome(NeverConnected, "connect", "{where} is an unknown host.", _DNS)
+NO_TRUST = _Outcome(NeverConnected, "connect", "The certificate of {where} is not accepted ({why}).", _TRUST)
+NO_TLS = _Outcome(NeverConnected, "connect", "TLS with {where} did not come about ({why}).", _TLS)
+NO_PROXY = _Outcome(
+    NeverConnected, "connect", "The proxy before {where} did not let us through ({why}).", _PROXY
+)
+BAD_URL = _Outcome(ConfigError, "connect", "The address of {where} cannot be used.", _URL)
+BAD_REQUEST = _Outcome(ConfigError, "request", "The request to {where} is not valid HTTP.", "")
+HUNG_UP = _Outcome(ConnectionLost, "request", "{where} hung up without an answer.", _AGAIN)
+BROKE = _Outcome(ConnectionLost, "request", "The connection to {where} broke.", _AGAIN)
+CUT = _Outcome(ConnectionLost, "answer", "The answer of {where} was cut off.", _AGAIN)
+NOT_HTTP = _Outcome(ConnectionLost, "answer", "What {where} answered is not HTTP.", _AGAIN)
+SILENT = _Outcome(WentSilent, "answer", "{where} went silent.", _AGAIN)
+GARBLED = _Outcome(StreamBroken, "answer", "The answer of {where} cannot be decompressed.", _AGAIN)
+REDIRECTED = _Outcome(EndpointUnknown, "answer", "{where} redirects to somewhere else.", _URL)
+BAD_STATUS = _Outcome(ServerFault, "answer", "{where} answered with an error status.", "")
+
+# The most telling link of a chain of causes is looked up: aiohttp's before httpx's before the
+# operating system's. The first rule that fits wins, so a class stands before its base.
+RULES: tuple[tuple[type[BaseException], _Outcome], ...] = (
+    # aiohttp, no connection
+    (aiohttp.ClientConnectorCertificateError, NO_TRUST),
+    (aiohttp.ServerFingerprintMismatch, NO_TRUST),
+    (aiohttp.ClientSSLError, NO_TLS),
+    (aiohttp.ClientProxyConnectionError, NO_PROXY),
+    (aiohttp.ClientHttpProxyError, NO_PROXY),
+    (aiohttp.ClientConnectorDNSError, UNKNOWN_HOST),
+    (aiohttp.ClientConnectorError, UNREACHED),
+    (aiohttp.ConnectionTimeoutError, NOT_IN_TIME),
+    (aiohttp.RedirectClientError, REDIRECTED),
+    (aiohttp.InvalidURL, BAD_URL),
+    (aiohttp.NonHttpUrlClientError, BAD_URL),
+    # aiohttp, after sending
+    (aiohttp.ServerTimeoutError, SILENT),
+    (aiohttp.ServerDisconnectedError, HUNG_UP),
+    (aiohttp.ClientConnectionError, BROKE),
+    (aiohttp.ClientPayloadError, CUT),
+    (aiohttp.TooManyRedirects, REDIRECTED),
+    (aiohttp.ClientResponseError, NOT_HTTP),
+    (aiohttp.http_exceptions.HttpProcessingError, NOT_HTTP),
+    (aiohttp.ClientError, BROKE),
+    # httpx, where nothing of aiohttp stands below it
+    (httpx.ConnectError, UNREACHED),
+    (httpx.ConnectTimeout, NOT_IN_TIME),
+    (httpx.PoolTimeout, NOT_IN_TIME),
+    (httpx.ProxyError, NO_PROXY),
+    (httpx.UnsupportedProtocol, BAD_URL),
+    (httpx.InvalidURL, BAD_URL),
+    (httpx.LocalProtocolError, BAD_REQUEST),
+    (httpx.RemoteProtocolError, NOT_HTTP),
+    (httpx.ReadError, CUT),
+    (httpx.TimeoutException, SILENT),
+    (httpx.DecodingError, GARBLED),
+    (httpx.TooManyRedirects, REDIRECTED),
+    (httpx.HTTPStatusError, BAD_STATUS),
+    (httpx.HTTPError, BROKE),
+    # TLS and the operating system, where they come through bare
+    (ssl.SSLCertVerificationError, NO_TRUST),
+    (socket.gaierror, UNKNOWN_HOST),
+    (ConnectionRefusedError, UNREACHED),
+    (TimeoutError, SILENT),
+    (OSError, BROKE),
+)
+FAILURES = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    aiohttp.ClientError,
+    aiohttp.http_exceptions.HttpProcessingError,
+    OSError,  # ssl.SSLError, socket.gaierror and TimeoutError are of its kind
+)
+MISTAKES = (httpx.StreamError, httpx.CookieConflict)  # of the caller: a reply read twice, or after its end
+
+
+def map_error(exc: BaseException, where: str = "the server") -> DeepSeekError | None:
+    """Give the error of ours for ``exc``, an exception of httpx, aiohttp, TLS or the operating system.
+
+    None for everything else: cancellation, and the mistakes of a caller (``httpx.StreamConsumed``
+    and its kin), which are to be raised as they are. ``where`` is host and port for the message;
+    nothing of the exception's own text, which may hold a whole address, goes into it. The result
+    carries ``phase`` ("connect": nothing was sent; "request"; "answer") and ``cause`` (the names of
+    the exceptions it came from).
+
+    >>> map_error(httpx.ReadError("reset"), "api.deepseek.com:443")
+    ConnectionLost('The answer of api.deepseek.com:443 was cut off.')
+    """
+    if isinstance(exc, MISTAKES) or not isinstance(exc, FAILURES):
+        return None
+    links = _links(exc)
+    link = min(links, key=_floor)  # the first of the most telling kind
+    outcome = next(outcome for caught, outcome in RULES if isinstance(link, caught))
+    names = " < ".join(f"{type(each).__module__.partition('.')[0]}.{type(each).__name__}" for each in links)
+    message = outcome.message.format(where=where, why=_why(links))
+    full = any(problem.errno in (errno.EMFILE, errno.ENFILE) for problem in _os_errors(links))
+    hint = "This process may not open more files: raise the limit (ulimit -n)." if full else outcome.hint
+    return outcome.becomes(message, hint=hint, phase=outcome.phase, cause=names)
+
+
+def _links(exc: BaseException) -> list[BaseException]:
+    """``exc`` and what it came from, the libraries' and the system's only."""
+    links: list[BaseException] = []
+    link: BaseException | None = exc
+    while link is not None and link not in links and isinstance(link, FAILURES):
+        links.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return links
+
+
+def _floor(link: BaseException) -> int:
+    if isinstance(link, aiohttp.ClientError | aiohttp.http_exceptions.HttpProcessingError):
+        return 0
+    return 1 if isinstance(link, httpx.HTTPError | httpx.InvalidURL) else 2
+
+
+def _os_errors(links: list[BaseException]) -> list[OSError]:
+    inner = [getattr(link, "certificate_error", None) or getattr(link, "os_error", None) for link in links]
+    return [each for each in (*inner, *links) if isinstance(each, OSError)]
+
+
+def _why(links: list[BaseException]) -> str:
+    for each in links:
+        if isinstance(each, aiohttp.ClientHttpProxyError):
+            return f"status {each.status}"
+    for problem in _os_errors(links):
+        if isinstance(problem, ssl.SSLCertVerificationError):
+            return str(getattr(problem, "verify_message", None) or "not verified").rstrip(".")
+        if isinstance(problem, ssl.SSLError):
+            return str(getattr(problem, "reason", None) or "no reason given").replace("_", " ").lower()
+        if problem.errno is not None and problem.errno in errno.errorcode:
+            return os.strerror(problem.errno).lower()
+    return "no reason given"

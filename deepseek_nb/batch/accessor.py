@@ -1,0 +1,79 @@
+"""``df.deepseek``: registered once pandas is there, without ever importing it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+__all__ = ["DeepSeekAccessor", "register_with_pandas"]
+
+
+class DeepSeekAccessor:
+    """What stands behind ``df.deepseek``."""
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+
+    def apply(self, template: str, **options: Any) -> Any:
+        """Ask about every row: see :func:`deepseek_nb.apply` for the options.
+
+        >>> df.deepseek.apply("Rate the risk of {{purpose}}", schema=Risk, job="risk")   # doctest: +SKIP
+        """
+        # by name, so that reaching for df.deepseek costs nothing until it is used
+        return import_module("deepseek_nb.batch.apply").apply(self._frame, template, **options)
+
+    def __repr__(self) -> str:
+        return "<df.deepseek: apply(template, schema=..., job=..., budget_usd=...)>"
+
+
+class _WhenImported(MetaPathFinder):
+    """Waits for ``import pandas``, registers the accessor after it, and is gone.
+
+    ``import deepseek_nb`` commonly stands above ``import pandas`` (they are sorted), and importing
+    pandas ourselves would cost everybody a second.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "pandas":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _ThenRegister(spec.loader)
+        return spec
+
+
+class _ThenRegister(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        _register(module)
+
+
+def _register(pandas: Any) -> None:
+    if not hasattr(pandas.DataFrame, "deepseek"):
+        pandas.api.extensions.register_dataframe_accessor("deepseek")(DeepSeekAccessor)
+
+
+def register_with_pandas() -> None:
+    """Register ``df.deepseek`` now if pandas is imported, or as soon as it is."""
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and hasattr(pandas, "DataFrame"):
+        _register(pandas)
+    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhenImported())

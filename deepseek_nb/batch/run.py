@@ -1,0 +1,344 @@
+"""One run of a job: leases rows from the journal, takes each to the server, writes down what became of it.
+
+What is at risk at any moment: at most ``concurrency_max`` rows, those between sending and the
+commit of their answer. A process killed then has lost nothing that was acknowledged; the next run
+asks those rows, and no others, again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from deepseek_nb.adapters.journal import Item, Journal
+from deepseek_nb.batch.progress import Progress
+from deepseek_nb.client.aio import AsyncClient
+from deepseek_nb.client.road import Errand
+from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.errors import AnswerInvalid, Busy, DeepSeekError, Disposition
+from deepseek_nb.core.metrics import CallEvent
+
+__all__ = ["JobRun", "error_record"]
+
+LEASE_S = 120.0
+CHUNK_ROWS = 256
+DRAIN_S = 10.0
+"""How long requests under way may take to finish once the job stops."""
+ELSEWHERE_S = 1.0
+"""How often to look for rows that another process holds."""
+TICK_S = 0.1
+LEADERS = 2
+
+MakeErrand = Callable[[str, Callable[[CallEvent], None] | None], Errand]
+
+
+def error_record(error: DeepSeekError) -> dict[str, Any]:
+    """What the journal keeps of a row's error: its class, words, hint and every text that was paid for."""
+    return {
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "charged": error.charged,
+        "status": error.status,
+        "trace_id": error.trace_id,
+        "attempts": getattr(error, "tries", 1),
+        "cost_usd": getattr(error, "cost_usd", None),
+        "raw": list(getattr(error, "raw", ())),
+    }
+
+
+class JobRun:
+    """Works off the rows ``keys`` of one job. ``await run()`` once; :meth:`stop` from the same loop.
+
+    ``stopped_by`` is then the error that paused the job, or None where it ran to its end or was
+    stopped by the user.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        journal: Journal,
+        job: str,
+        keys: Sequence[str],
+        make_errand: MakeErrand,
+        progress: Progress,
+        *,
+        patience_s: float,
+        columns_check: Callable[[Answer], Any] | None = None,
+    ) -> None:
+        self.client = client
+        self.journal = journal
+        self.job = job
+        self.make_errand = make_errand
+        self.progress = progress
+        self.patience_s = patience_s
+        self.check = columns_check
+        self.stopped_by: DeepSeekError | None = None
+        self._todo: deque[str] = deque(keys)
+        self._elsewhere: list[str] = []
+        self._queue: asyncio.Queue[Item | None] = asyncio.Queue()
+        self._held: dict[int, Item] = {}
+        self._on_the_wire: dict[asyncio.Task[Any], bool] = {}
+        self._stopping = asyncio.Event()
+        self._last_refusal: DeepSeekError | None = None
+
+    async def run(self) -> None:
+        """Work until every row is done or failed, or the job stops."""
+        helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch_patience())]
+        feeder = asyncio.create_task(self._feed())
+        try:
+            if await self._lead():
+                await self._fan_out(feeder)
+        except asyncio.CancelledError:
+            self._stopping.set()
+            raise
+        finally:
+            for task in (*helpers, feeder):
+                task.cancel()
+            await asyncio.gather(*helpers, feeder, return_exceptions=True)
+            await self._give_back()
+        if not feeder.cancelled() and feeder.exception() is not None:
+            raise feeder.exception()  # type: ignore[misc]
+
+    def stop(self, why: DeepSeekError | None = None) -> None:
+        """Send nothing more; what is on the wire may finish for ``DRAIN_S`` seconds. ``why``: the cause, if any."""
+        if not self._stopping.is_set():
+            self.stopped_by = why
+            self._stopping.set()
+
+    # -- rows in
+
+    async def _feed(self) -> None:
+        """Lease rows in chunks, answer from the store what is there, queue the rest."""
+        try:
+            while self._todo and not self._stopping.is_set():
+                if self._queue.qsize() >= CHUNK_ROWS:
+                    await asyncio.sleep(TICK_S / 10)
+                    continue
+                chunk = [self._todo.popleft() for _ in range(min(CHUNK_ROWS, len(self._todo)))]
+                leased = await self._lease(chunk)
+                self._elsewhere += sorted(set(chunk) - leased, key=chunk.index) if len(leased) < len(chunk) else []
+            while self._elsewhere and not self._stopping.is_set():
+                await self._look_elsewhere()
+        finally:
+            self._queue.put_nowait(None)
+
+    async def _lease(self, keys: Sequence[str]) -> set[str]:
+        items = await asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S)
+        if not items:
+            return set()
+        store = self.client.store
+        kept: dict[str, dict[str, Any]] = {}
+        probe = self.make_errand("", None)
+        if store is not None and probe.look_up:
+            kept = await asyncio.to_thread(store.get_many, [item.key for item in items], probe.ttl_s)
+        acks: list[tuple[Item, str, float | None]] = []
+        for item in items:
+            if (found := kept.get(item.key)) is not None and self._fits(found):
+                acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
+            else:
+                self._held[item.id] = item
+                self._queue.put_nowait(item)
+        if acks:
+            await asyncio.to_thread(self.journal.ack_many, acks)
+            self.progress.done += len(acks)
+            self.progress.from_store += len(acks)
+        return {item.key for item in items}
+
+    def _fits(self, found: dict[str, Any]) -> bool:
+        try:
+            answer = Answer.from_json(found)
+            if self.check is not None:
+                self.check(answer)
+        except (DeepSeekError, TypeError, ValueError, KeyError, AttributeError):
+            return False
+        return True
+
+    async def _look_elsewhere(self) -> None:
+        """Rows another process holds: take them over when it is gone, count them when it has done them."""
+        await asyncio.sleep(ELSEWHERE_S)
+        await asyncio.to_thread(self.journal.reap, self.job)
+        leased = await self._lease(self._elsewhere)
+        states = await asyncio.to_thread(self.journal.states, self.job, self._elsewhere)
+        for key in self._elsewhere:
+            if key not in leased and states.get(key) in ("d", "f"):
+                self.progress.done += states[key] == "d"
+                self.progress.failed += states[key] == "f"
+        self._elsewhere = [k for k in self._elsewhere if k not in leased and states.get(k) in ("q", "r")]
+
+    # -- rows out
+
+    async def _lead(self) -> bool:
+        """Send the first row alone: a wrong model, key or schema costs one call, not all of them.
+
+        Where the first answer cannot be used, a second row is tried before the job is stopped.
+        """
+        failures: list[DeepSeekError] = []
+        for _ in range(LEADERS):
+            item = await self._next()
+            if item is None:
+                return False
+            work = asyncio.create_task(self._one(item))
+            failed = await self._until_stopped(work)
+            if self._stopping.is_set():
+                return False
+            if not isinstance(failed, AnswerInvalid):
+                return True
+            failures.append(failed)
+        first = failures[0]
+        first.hint = (
+            f"The first {LEADERS} rows both failed like this, so the job was stopped before the others were sent. "
+            "Correct the schema or the template, or raise max_tokens."
+        )
+        self.stop(first)
+        return False
+
+    async def _until_stopped(self, work: asyncio.Task[DeepSeekError | None]) -> DeepSeekError | None:
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await self._drain({work})
+            return None if work.cancelled() else work.result()
+        finally:
+            stopping.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+
+    async def _next(self) -> Item | None:
+        """The next leased row; None when there are no more or the job stops."""
+        getting = asyncio.create_task(self._queue.get())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({getting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                return getting.result()
+            return None
+        finally:
+            for task in (getting, stopping):
+                task.cancel()
+
+    async def _fan_out(self, feeder: asyncio.Task[None]) -> None:
+        workers: set[asyncio.Task[None]] = set()
+        count = min(self.client.settings.concurrency_max, max(1, self.progress.pending))
+        for _ in range(count):
+            workers.add(asyncio.create_task(self._work()))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            everything = asyncio.gather(*workers, return_exceptions=False)
+            await asyncio.wait({everything, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                await self._drain({task for task in workers if not task.done()})
+                with suppress(asyncio.CancelledError):
+                    await everything
+            else:
+                await everything
+        finally:
+            stopping.cancel()
+            for task in workers:
+                task.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _drain(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """Let what is on the wire finish, for a while; what only waits for a place ends at once."""
+        for task in tasks:
+            if not self._on_the_wire.get(task):
+                task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=DRAIN_S)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def _work(self) -> None:
+        while not self._stopping.is_set():
+            item = await self._queue.get()
+            if item is None:
+                self._queue.put_nowait(None)
+                return
+            await self._one(item)
+
+    async def _one(self, item: Item) -> DeepSeekError | None:
+        """Take one row to the server and write down what became of it; gives the row's error, if any."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (inside one)
+        self._on_the_wire[task] = False
+
+        def hear(event: CallEvent) -> None:
+            self.progress.hear(event)
+            if event.kind == "sent":
+                self._on_the_wire[task] = True
+            elif event.kind == "waiting":
+                self._on_the_wire[task] = False
+                self._last_refusal = event.error
+
+        try:
+            answer = await self.client.take(self.make_errand(item.body, hear))
+        except DeepSeekError as error:
+            return await self._row_error(item, error)
+        finally:
+            del self._on_the_wire[task]
+        paid_usd = 0.0 if answer.cached else answer.cost_usd
+        text = json.dumps({**answer.to_json(), "cached": answer.cached}, ensure_ascii=False)
+        self._on_the_wire[task] = True
+        try:
+            await self.journal.aack(item, text, paid_usd)
+        finally:
+            del self._on_the_wire[task]
+        self._held.pop(item.id, None)
+        self.progress.done += 1
+        self.progress.from_store += answer.cached
+        self.progress.spent_usd += paid_usd or 0.0
+        return None
+
+    async def _row_error(self, item: Item, error: DeepSeekError) -> DeepSeekError:
+        paid_usd = getattr(error, "cost_usd", None) or 0.0
+        self.progress.spent_usd += paid_usd
+        if paid_usd:
+            await asyncio.to_thread(self.journal.add_spend, self.job, paid_usd)
+        if error.disposition in (Disposition.PAUSE, Disposition.STOP):
+            self.stop(error)  # the row goes back with the others that are held
+            return error
+        record = json.dumps(error_record(error), ensure_ascii=False)
+        await self.journal.afail(item, record)
+        self._held.pop(item.id, None)
+        self.progress.failed += 1
+        return error
+
+    # -- around them
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            await asyncio.to_thread(self.journal.extend, list(self._held.values()), LEASE_S)
+
+    async def _watch_patience(self) -> None:
+        """Stop the job once the server has given nothing but refusals and faults for ``patience_s``."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            since_s = self.progress.trouble_s
+            if since_s is not None and loop.time() - since_s > self.patience_s:
+                self.stop(self._out_of_patience())
+                return
+
+    def _out_of_patience(self) -> DeepSeekError:
+        last = self._last_refusal
+        said = f" Last: {last.message}" if last is not None else ""
+        return Busy(
+            f"The server gave no answer for {self.patience_s:g} s, with {self.progress.pending:,} rows to go.{said}",
+            hint="Run the same call again later: what is done is kept and not paid again; patience_s sets how long to try.",
+            status=last.status if last is not None else None,
+        )
+
+    async def _give_back(self) -> None:
+        """What was leased and not finished can be taken by whoever comes next."""
+        if self._held:
+            await asyncio.to_thread(self.journal.put_back, list(self._held.values()))
+            self._held.clear()

@@ -1,0 +1,387 @@
+"""AsyncClient: ask and stream, in any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import warnings
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from deepseek_nb.adapters.auth import ApiKey, JWTBearer
+from deepseek_nb.adapters.settings import Settings, load_settings
+from deepseek_nb.adapters.store import AnswerStore
+from deepseek_nb.adapters.transport import Transport
+from deepseek_nb.client.gate import Gate
+from deepseek_nb.client.road import Errand, Road
+from deepseek_nb.client.structured import Schema
+from deepseek_nb.client.watchdog import Limits
+from deepseek_nb.core.admission import Admission, Tuning
+from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.chat import Answer, ChatRequest, Message
+from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid
+from deepseek_nb.core.metrics import CallEvent, Metrics
+from deepseek_nb.core.prices import PriceTable
+from deepseek_nb.core.retry import RetryPolicy
+from deepseek_nb.core.secret import Secret
+from deepseek_nb.core.tokens import estimate_request_tokens
+from deepseek_nb.core.wire import Delta, error_from_reply
+from deepseek_nb.data import read_json
+
+__all__ = ["AnswerStream", "AsyncClient", "Prompt"]
+
+Prompt = str | Sequence[Mapping[str, Any] | Message]
+
+INTERACTIVE_PRIORITY = 4
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class AsyncClient:
+    """A client of DeepSeek, or of anything that speaks its language.
+
+    Settings come from the arguments, then the environment, then ``[tool.deepseek_nb]`` in
+    ``pyproject.toml``: see :class:`~deepseek_nb.adapters.settings.Settings` for their names.
+    Answers are kept on disk (``cache=False`` to leave it), so that the same question is paid once.
+
+    One client belongs to one event loop. Nothing is sent before the first call.
+
+    >>> async with AsyncClient() as client:                       # doctest: +SKIP
+    ...     answer = await client.ask("Why is the sky blue?")
+    ...     print(answer.text, answer.cost_usd)
+    """
+
+    def __init__(self, settings: Settings | None = None, **arguments: Any) -> None:
+        if settings is None:
+            settings = load_settings(**arguments)
+        elif arguments:
+            settings = settings.replace(**arguments)
+        self.settings = settings
+        self.budget = Budget(settings.budget_usd, name="budget of this client")
+        self.metrics = Metrics()
+        self._models: dict[str, Any] = read_json("models.json")
+        self._road: Road | None = None
+        self._transport: Transport | None = None
+        self._store: AnswerStore | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient {self.settings.base_url}, model {self.settings.model!r}>"
+
+    # ------------------------------------------------------------------------------------- asking
+
+    async def ask(self, prompt: Prompt, **options: Any) -> Answer:
+        """Ask one question and wait for the whole answer.
+
+        ``prompt`` is a text, or a list of messages (``{"role": ..., "content": ...}``).
+        Options: ``schema`` (a pydantic model, JSON Schema or ``{column: type}``: ``answer.value`` is
+        then the checked value), ``system``, ``model``, ``thinking``, ``reasoning_effort``,
+        ``max_tokens``, ``temperature``, ``top_p``, ``stop``, ``priority`` (1 to 5; 4 and 5 pass
+        first), ``ttl_s`` (how old a stored answer may be), ``cache``, ``budget_usd``,
+        ``patience_s`` (how long to keep trying while the server is busy), ``user_id``,
+        ``on_delta``, ``on_event``.
+
+        Costs one request, none where the answer is in the store; up to ``max_repairs`` more where
+        an answer does not fit the schema. Raises a :class:`~deepseek_nb.core.errors.DeepSeekError`:
+        each cause has its own class.
+        """
+        return await self.take(self.prepare(prompt, **options))
+
+    def stream(self, prompt: Prompt, **options: Any) -> AnswerStream:
+        """Ask one question and read the answer as it is written. Options as in :meth:`ask`.
+
+        >>> async for piece in (reply := client.stream("Tell me a story")):   # doctest: +SKIP
+        ...     print(piece.text, end="")
+        >>> reply.answer.cost_usd                                             # doctest: +SKIP
+        """
+        return AnswerStream(self, prompt, options)
+
+    async def take(self, errand: Errand) -> Answer:
+        """Do a prepared errand. Costs and errors as in :meth:`ask`."""
+        return await self._open().take(errand)
+
+    def prepare(
+        self,
+        prompt: Prompt,
+        *,
+        schema: Any = None,
+        system: str | None = None,
+        model: str | None = None,
+        thinking: bool | None = None,
+        reasoning_effort: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        stop: str | Sequence[str] = (),
+        user_id: str | None = None,
+        priority: int = INTERACTIVE_PRIORITY,
+        ttl_s: float | None = None,
+        cache: bool | None = None,
+        budget_usd: float | None = None,
+        budget: Budget | None = None,
+        patience_s: float | None = None,
+        policy: RetryPolicy | None = None,
+        on_delta: Callable[[Delta], None] | None = None,
+        on_event: Callable[[CallEvent], None] | None = None,
+    ) -> Errand:
+        """Check a question and make it ready to send; nothing is sent. Arguments as in :meth:`ask`.
+
+        Raises :class:`RequestInvalid`, :class:`SchemaError`, :class:`ContextTooLong` or
+        :class:`ConfigError` for what can be known to fail.
+        """
+        settings = self.settings
+        shape = None if schema is None else Schema.of(schema)
+        messages = _messages(prompt, system, shape)
+        model, thinking = self._current(
+            model or settings.model, settings.thinking if thinking is None else thinking
+        )
+        if not isinstance(priority, int) or not 1 <= priority <= 5:
+            raise RequestInvalid(f"priority is a whole number from 1 to 5, not {priority!r}.")
+        request = ChatRequest(
+            model=model,
+            messages=messages,
+            thinking=thinking,
+            reasoning_effort=reasoning_effort,
+            json_mode=shape is not None,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            schema_digest=shape.digest if shape else None,
+            user_id=user_id,
+        )
+        self._refuse_what_cannot_fit(request)
+        return Errand(
+            request=request,
+            key=request.fingerprint(settings.route_name),
+            lane=priority,
+            policy=policy
+            or RetryPolicy(
+                patience_s=settings.patience_s if patience_s is None else patience_s,
+                max_faults=settings.max_faults,
+                max_repairs=settings.max_repairs,
+            ),
+            budget=budget
+            or (self.budget if budget_usd is None else self.new_budget(budget_usd, "budget of this call")),
+            limits=Limits(
+                silence_s=settings.silence_timeout_s,
+                token_s=settings.token_timeout_s,
+                total_s=settings.total_timeout_s,
+            ),
+            look_up=settings.cache if cache is None else cache,
+            keep=settings.cache if cache is None else cache,
+            ttl_s=settings.ttl_s if ttl_s is None else ttl_s,
+            output_tokens=8192 if thinking is False else 65536,
+            check=shape.parse if shape else None,
+            on_delta=on_delta,
+            on_event=on_event,
+        )
+
+    def new_budget(self, limit_usd: float | None, name: str) -> Budget:
+        """A budget inside this client's own."""
+        if limit_usd is not None and not limit_usd > 0:
+            raise ConfigError(
+                f"budget_usd is an amount above 0, not {limit_usd!r}.", hint="Give US dollars, such as 0.50."
+            )
+        return Budget(limit_usd, parent=self.budget, name=name)
+
+    # ------------------------------------------------------------------------------- the account
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The models the server offers, as it describes them. Costs nothing."""
+        listing = await self._get("/models")
+        return [model for model in listing.get("data", []) if isinstance(model, dict)]
+
+    async def balance(self) -> dict[str, Any]:
+        """The account's balance, as the server sends it (amounts are strings). Costs nothing."""
+        return await self._get("/user/balance")
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        self._open()
+        assert self._transport is not None  # noqa: S101 (opened)
+        status, headers, body = await self._transport.get(path)
+        if status != 200:
+            assert self._road is not None  # noqa: S101
+            raise self._road.scrub(error_from_reply(status, body, headers))
+        try:
+            told = json.loads(body)
+        except ValueError:
+            raise error_from_reply(502, body, headers) from None
+        return told if isinstance(told, dict) else {}
+
+    # -------------------------------------------------------------------------------- life and death
+
+    @property
+    def store(self) -> AnswerStore | None:
+        """The answer store; None with ``cache=False``. Opened at the first use."""
+        if self._store is None and self.settings.cache:
+            self._store = AnswerStore(self.settings.data_dir / "answers.sqlite3")
+        return self._store
+
+    @property
+    def road(self) -> Road:
+        """What carries the requests: its gate and its listeners are there to be looked at."""
+        return self._open()
+
+    def _open(self) -> Road:
+        loop = asyncio.get_running_loop()
+        if self._road is not None:
+            if loop is not self._loop:
+                raise ConfigError(
+                    "This AsyncClient belongs to another event loop.",
+                    hint="Make one client in each loop, or use the blocking Client, which brings its own.",
+                )
+            return self._road
+        settings = self.settings
+        settings.require_credentials()
+        auth: ApiKey | JWTBearer
+        secrets: tuple[Secret, ...]
+        if settings.jwt_client_id and settings.jwt_client_secret:
+            auth = JWTBearer(
+                settings.jwt_client_id,
+                settings.jwt_client_secret,
+                scope=settings.jwt_scope,
+                issuer=settings.jwt_issuer,
+            )
+            secrets = (settings.jwt_client_secret,)
+        else:
+            assert settings.api_key is not None  # noqa: S101 (required above)
+            auth = ApiKey(settings.api_key, origin=settings.base_url)
+            secrets = (settings.api_key,)
+        self._transport = Transport(
+            settings.base_url, auth=auth, connect_timeout_s=settings.connect_timeout_s
+        )
+        self._loop = loop
+        tuning = Tuning(
+            start=min(settings.concurrency_start, settings.concurrency_max), most=settings.concurrency_max
+        )
+        self._road = Road(
+            transport=self._transport,
+            store=self.store,
+            gate=Gate(Admission(rng=random.random, tuning=tuning)),
+            prices=PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json")),
+            route=settings.route_name,
+            secrets=secrets,
+        )
+        self._road.listeners.append(self.metrics)
+        return self._road
+
+    async def aclose(self) -> None:
+        """Close the connections and the store."""
+        road, transport, store = self._road, self._transport, self._store
+        self._road = self._transport = self._store = self._loop = None
+        if road is not None:
+            road.gate.close()
+        if transport is not None:
+            await transport.aclose()
+        if store is not None:
+            store.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    # ------------------------------------------------------------------------------------- checks
+
+    def _current(self, model: str, thinking: bool | None) -> tuple[str, bool | None]:
+        """The model of today under a name of yesterday, with a warning: names are data."""
+        retired = self._models.get("retired", {}).get(model)
+        if retired is None:
+            return model, thinking
+        use = retired["use"]
+        warnings.warn(
+            f"The model name {model!r} is retired; {use!r} is asked instead"
+            + (" with thinking" if retired.get("thinking") else " without thinking"),
+            UserWarning,
+            stacklevel=4,
+        )
+        return use, retired.get("thinking") if thinking is None else thinking
+
+    def _refuse_what_cannot_fit(self, request: ChatRequest) -> None:
+        for model in self._models["models"]:
+            if request.model == model["id"] or request.model in model.get("aliases", ()):
+                break
+        else:
+            return
+        # our count is an upper estimate: only what is too long even at half of it is refused here
+        least = estimate_request_tokens(request) // 2 + (request.max_tokens or 0)
+        if least > model["context_tokens"]:
+            raise ContextTooLong(
+                f"The prompt ({request.prompt_chars():,} characters) and the answer asked for do not fit "
+                f"{request.model}'s context of {model['context_tokens']:,} tokens. Nothing was sent."
+            )
+
+
+class AnswerStream:
+    """An answer being written: iterate for its pieces; ``answer`` is there after the last one.
+
+    A piece with ``restart`` set says that what came before belongs to a try that broke: start over.
+    Leaving the loop early hangs up.
+    """
+
+    def __init__(self, client: AsyncClient, prompt: Prompt, options: Mapping[str, Any]) -> None:
+        self.answer: Answer | None = None
+        self._client = client
+        self._pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._errand = client.prepare(prompt, **options)
+        wanted = self._errand.on_delta
+
+        def take(piece: Delta) -> None:
+            self._pieces.put_nowait(piece)
+            if wanted is not None:
+                wanted(piece)
+
+        self._errand = replace(self._errand, on_delta=take)
+
+    async def _run(self) -> None:
+        try:
+            self.answer = await self._client.take(self._errand)
+        finally:
+            self._pieces.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        work = asyncio.create_task(self._run())
+        try:
+            while (piece := await self._pieces.get()) is not None:
+                yield piece
+            await work
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait([work])
+
+
+def _messages(prompt: Prompt, system: str | None, shape: Schema | None) -> tuple[Message, ...]:
+    """The conversation to send: instruction and schema first and stable, the question last."""
+    turns: list[Message] = []
+    if isinstance(prompt, str):
+        turns.append(Message("user", prompt))
+    elif isinstance(prompt, Sequence):
+        turns.extend(_message(turn) for turn in prompt)
+    else:
+        raise RequestInvalid(f"A prompt is a text or a list of messages, not {type(prompt).__name__}.")
+    if not any(turn.content.strip() for turn in turns if turn.role != "system"):
+        raise RequestInvalid("The prompt is empty.", hint="Write a question; nothing was sent.")
+    instruction = "\n\n".join(part for part in (system, shape.instruction() if shape else None) if part)
+    if instruction:
+        turns.insert(0, Message("system", instruction))
+    return tuple(turns)
+
+
+def _message(turn: object) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    if (
+        not isinstance(turn, Mapping)
+        or not isinstance(turn.get("content"), str)
+        or turn.get("role") not in ROLES
+    ):
+        raise RequestInvalid(
+            f"A message is {{'role': one of {', '.join(ROLES)}, 'content': text}}, not {turn!r:.80}."
+        )
+    return Message(
+        turn["role"], turn["content"], turn.get("reasoning_content"), bool(turn.get("prefix", False))
+    )

@@ -1,0 +1,77 @@
+"""The background event loop: how blocking code, such as a notebook cell, uses the one async road."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack, suppress
+from typing import Any, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+__all__ = ["Portal", "background"]
+
+T = TypeVar("T")
+
+CLOSING_S = 5.0
+"""How long a cancelled piece of work may take to put its books in order."""
+
+
+class Portal:
+    """One event loop in a thread of its own, started at the first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stack: ExitStack | None = None
+        self._portal: BlockingPortal | None = None
+        self._pid = 0
+
+    def _running(self) -> BlockingPortal:
+        with self._lock:
+            if self._portal is None or self._pid != os.getpid():
+                self._stack = ExitStack()
+                self._portal = self._stack.enter_context(start_blocking_portal("asyncio", name="deepseek_nb"))
+                self._pid = os.getpid()
+                atexit.register(self.close)
+            return self._portal
+
+    def run(self, work: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run ``work(*args)`` in the background loop and wait for its result.
+
+        An interrupt (Ctrl-C, the stop button) cancels the work, which is what ends the request and
+        its bill, and goes on as KeyboardInterrupt once the work has put its books in order.
+        """
+        future = self._running().start_task_soon(work, *args)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            with suppress(CancelledError, Exception):  # the interrupt is what counts
+                future.result(CLOSING_S)
+            raise
+
+    def start(self, work: Callable[..., Awaitable[T]], *args: Any) -> Future[T]:
+        """Run ``work(*args)`` in the background loop; gives the future of its result."""
+        return self._running().start_task_soon(work, *args)
+
+    def call_soon(self, call: Callable[..., object], *args: Any) -> None:
+        """Call a plain function in the background loop, without waiting."""
+
+        async def soon() -> None:
+            call(*args)
+
+        self._running().start_task_soon(soon)
+
+    def close(self) -> None:
+        """End the loop and its thread."""
+        with self._lock:
+            stack, self._stack, self._portal = self._stack, None, None
+            if stack is not None and self._pid == os.getpid():
+                stack.close()
+
+
+background = Portal()
+"""The loop that all blocking faces of this process share."""

@@ -1,0 +1,108 @@
+"""Client: the same, blocking. It reaches the one async road through the background loop."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from deepseek_nb.adapters.settings import Settings
+from deepseek_nb.client.aio import AsyncClient, Prompt
+from deepseek_nb.client.portal import background
+from deepseek_nb.client.road import Errand
+from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.metrics import Metrics
+from deepseek_nb.core.wire import Delta
+
+__all__ = ["Client", "Stream"]
+
+
+class Client:
+    """The blocking client: for scripts and notebook cells, from any thread, also inside a running loop.
+
+    Arguments as in :class:`~deepseek_nb.client.aio.AsyncClient`. An interrupt cancels the request.
+
+    >>> client = Client()                                     # doctest: +SKIP
+    >>> client.ask("Why is the sky blue?").text               # doctest: +SKIP
+    """
+
+    def __init__(self, settings: Settings | None = None, **arguments: Any) -> None:
+        self.aio = AsyncClient(settings, **arguments)
+        """The async client behind this one; it belongs to the background loop."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.aio.settings
+
+    @property
+    def budget(self) -> Budget:
+        """What this client has spent, and may spend."""
+        return self.aio.budget
+
+    @property
+    def metrics(self) -> Metrics:
+        """Running figures: calls, hits, latencies, refusals."""
+        return self.aio.metrics
+
+    def ask(self, prompt: Prompt, **options: Any) -> Answer:
+        """Ask one question and wait for the whole answer: see :meth:`AsyncClient.ask`."""
+        return self.take(self.aio.prepare(prompt, **options))
+
+    def take(self, errand: Errand) -> Answer:
+        """Do a prepared errand."""
+        return background.run(self.aio.take, errand)
+
+    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+        """Ask one question and read the answer as it is written: see :meth:`AsyncClient.stream`."""
+        return Stream(self, prompt, options)
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models the server offers. Costs nothing."""
+        return background.run(self.aio.models)
+
+    def balance(self) -> dict[str, Any]:
+        """The account's balance. Costs nothing."""
+        return background.run(self.aio.balance)
+
+    def close(self) -> None:
+        """Close the connections and the store."""
+        background.run(self.aio.aclose)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self.aio).replace("AsyncClient", "Client")
+
+
+class Stream:
+    """An answer being written: iterate for its pieces; ``answer`` is there after the last one."""
+
+    def __init__(self, client: Client, prompt: Prompt, options: dict[str, Any]) -> None:
+        self.answer: Answer | None = None
+        self._client = client
+        self._errand = client.aio.prepare(prompt, **options)
+
+    def __iter__(self) -> Iterator[Delta]:
+        pieces: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()
+        wanted = self._errand.on_delta
+
+        def take(piece: Delta) -> None:
+            pieces.put(piece)
+            if wanted is not None:
+                wanted(piece)
+
+        work = background.start(self._client.aio.take, replace(self._errand, on_delta=take))
+        work.add_done_callback(lambda _: pieces.put(None))
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+            self.answer = work.result()
+        finally:
+            work.cancel()

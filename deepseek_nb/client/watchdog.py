@@ -1,0 +1,91 @@
+"""Hang up on a request that says nothing, gets nowhere, or takes for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from types import TracebackType
+
+from deepseek_nb.core.errors import WentSilent
+
+__all__ = ["Limits", "Watchdog"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long each kind of nothing may last, in seconds.
+
+    A read timeout would be no use: every keep-alive byte resets it.
+    """
+
+    silence_s: float = 30.0
+    """Without a byte of any kind, keep-alives included."""
+    first_token_s: float = 660.0
+    """From sending to the first piece of the answer: the server may hold a request for ten minutes."""
+    token_s: float = 120.0
+    """Between two pieces of the answer."""
+    total_s: float = 1800.0
+    """For the whole request."""
+
+
+class Watchdog:
+    """Ends the block it guards with :class:`WentSilent` when a limit passes. One timer, whatever the traffic.
+
+    Tell it ``byte()`` for each read and ``token()`` for each piece of the answer.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        self._started_s = self._loop.time()
+        self._byte_s = self._started_s
+        self._token_s: float | None = None
+        self._why = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def byte(self) -> None:
+        """Something came."""
+        self._byte_s = self._loop.time()
+
+    def token(self) -> None:
+        """The answer moved on."""
+        self._token_s = self._loop.time()
+
+    def _due(self) -> tuple[float, str]:
+        limits = self.limits
+        if self._token_s is None:
+            progress = (
+                self._started_s + limits.first_token_s,
+                f"no answer began for {limits.first_token_s:g} s",
+            )
+        else:
+            progress = (self._token_s + limits.token_s, f"the answer stood still for {limits.token_s:g} s")
+        return min(
+            (self._byte_s + limits.silence_s, f"the server was silent for {limits.silence_s:g} s"),
+            progress,
+            (self._started_s + limits.total_s, f"the answer was not complete after {limits.total_s:g} s"),
+        )
+
+    def _look(self) -> None:
+        due_s, why = self._due()
+        if due_s <= self._loop.time():
+            self._why = why
+            self._timeout.reschedule(self._loop.time())
+        else:
+            self._timer = self._loop.call_at(due_s, self._look)
+
+    async def __aenter__(self) -> Watchdog:
+        await self._timeout.__aenter__()
+        self._look()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise WentSilent(f"We hung up: {self._why}.", hint="Running it again usually works.") from None

@@ -1,0 +1,28 @@
+"""A scripted busy DeepSeek on loopback: a SIMULATION of the service, for demos, tests and measurements.
+
+Real sockets, the real service's bytes as far as they are known, its errors, prefix cache, prices
+and balance, and every way it is known to fail, by name. The answers are made by plain rules and
+mean nothing.
+"""
+
+from deepseek_nb.sandbox.faults import FAULTS, Fault, FaultSpec, fault_table
+from deepseek_nb.sandbox.log import RequestLog, RequestRecord
+from deepseek_nb.sandbox.questions import Completion, ParsedRequest
+from deepseek_nb.sandbox.script import Ask, FaultScript
+from deepseek_nb.sandbox.server import Sandbox
+from deepseek_nb.sandbox.setup import Setup
+
+__all__ = [
+    "FAULTS",
+    "Ask",
+    "Completion",
+    "Fault",
+    "FaultScript",
+    "FaultSpec",
+    "ParsedRequest",
+    "RequestLog",
+    "RequestRecord",
+    "Sandbox",
+    "Setup",
+    "fault_table",
+]

@@ -1,0 +1,337 @@
+"""What the server takes and what it refuses: the checks of a request, in the real service's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+from deepseek_nb.core.chat import canonical_json
+from deepseek_nb.sandbox.account import Catalogue, Model
+from deepseek_nb.sandbox.answers import error_body
+from deepseek_nb.sandbox.http import RawRequest
+from deepseek_nb.sandbox.questions import ParsedRequest
+from deepseek_nb.sandbox.refusals import OCTETS, governor
+from deepseek_nb.sandbox.serde import describe, parse_trouble, position
+from deepseek_nb.sandbox.steps import Reply
+from deepseek_nb.sandbox.tokens import Counter
+
+__all__ = ["ApiError", "check_key", "parse_chat"]
+
+ROLES = ("system", "user", "assistant", "tool", "latest_reminder")
+EFFORTS = {
+    "minimal": "low",
+    "low": "low",
+    "medium": "high",
+    "high": "high",
+    "xhigh": "high",
+    "max": "max",
+    "none": "none",
+}
+DEFAULT_MAX_TOKENS = {"none": 8192, "low": 65536, "high": 65536, "max": 131072}
+_NOT_HASHED = frozenset({"user_id", "stream", "stream_options"})
+_NUMBERS = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
+_TARGET = "Failed to deserialize the JSON body into the target type: "
+
+
+class ApiError(Exception):
+    """A request that is refused; ``reply`` says so."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+def check_key(request: RawRequest, api_key: str | None) -> None:
+    """Refuse a missing or a wrong key. With ``api_key`` None every key is good."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    given = given.strip()
+    if scheme.lower() != "bearer" or not given:
+        raise ApiError(governor())
+    if api_key is not None and given != api_key:
+        message = f"Authentication Fails, Your api key: ****{given[-4:]} is invalid"
+        raise ApiError(Reply.whole(error_body(message, "authentication_error"), 401))
+
+
+def parse_chat(
+    request: RawRequest, path: str, catalogue: Catalogue, counter: Counter, *, status_422: bool = False
+) -> tuple[ParsedRequest, Model]:
+    """Check a request for an answer; raise :class:`ApiError` for the first thing that is wrong."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        text = b"Expected request with `Content-Type: application/json`"
+        raise ApiError(Reply.whole(text, 415, "text/plain; charset=utf-8"))
+    checked = _Body(request.body, status_422=status_422)
+    body = checked.body
+    fim = not path.endswith("chat/completions")
+    messages = _messages_of_fim(body) if fim else checked.messages()
+    model_name = checked.typed("model", str, "a string")
+    for name in _NUMBERS:
+        checked.number(name)
+    if model_name is None:
+        raise checked.error("missing field `model`", (), end=True)
+    checked.typed("stream", bool, "a boolean")
+    checked.typed("user_id", str, "a string")
+    return _meaning(body, path, messages, model_name, catalogue, counter)
+
+
+class _Body:
+    """A body, and errors that name places in it."""
+
+    def __init__(self, raw: bytes, *, status_422: bool) -> None:
+        self._raw = raw
+        self._status_422 = status_422
+        try:
+            self.body = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            try:
+                text = raw.decode()
+            except UnicodeDecodeError:
+                trouble = "invalid unicode code point at line 1 column 0"
+            else:
+                trouble = parse_trouble(text) if isinstance(error, ValueError) else "recursion limit exceeded"
+            message = f"Failed to parse the request body as JSON: {trouble}"
+            raise ApiError(Reply.whole(message.encode(), 422 if status_422 else 400, OCTETS)) from None
+        if not isinstance(self.body, dict):
+            kind = describe(self.body)
+            raise self.error(f"invalid type: {kind}, expected struct ChatCompletionRequest", (), end=False)
+
+    def error(self, trouble: str, path: tuple[str | int, ...], *, end: bool) -> ApiError:
+        """A 400 that names the place (or the 422 in plain text of earlier years)."""
+        message = f"{_TARGET}{trouble} at {position(self._raw.decode(), path, end=end)}"
+        if self._status_422:
+            return ApiError(Reply.whole(message.encode(), 422, "text/plain; charset=utf-8"))
+        return ApiError(Reply.whole(error_body(message), 400))
+
+    def typed(self, name: str, kind: type, expected: str) -> Any:
+        """The value of a field that has to be of this type; None if it is absent or null."""
+        value = self.body.get(name)
+        if value is None or isinstance(value, kind):
+            return value
+        end = not isinstance(value, (dict, list))
+        raise self.error(f"{name}: invalid type: {describe(value)}, expected {expected}", (name,), end=end)
+
+    def number(self, name: str) -> None:
+        """Refuse a field that is not a number."""
+        value = self.body.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            end = not isinstance(value, (dict, list))
+            raise self.error(f"{name}: invalid type: {describe(value)}, expected f32", (name,), end=end)
+
+    def messages(self) -> tuple[dict[str, Any], ...]:
+        """The messages, each with a string as its content."""
+        messages = self.body.get("messages")
+        if messages is None and "messages" not in self.body:
+            raise self.error("missing field `messages`", (), end=True)
+        if not isinstance(messages, list):
+            end = not isinstance(messages, dict)
+            raise self.error(
+                f"messages: invalid type: {describe(messages)}, expected a sequence", ("messages",), end=end
+            )
+        return tuple(self._message(at, message) for at, message in enumerate(messages))
+
+    def _message(self, at: int, message: Any) -> dict[str, Any]:
+        where = f"messages[{at}]"
+        if not isinstance(message, dict):
+            end = not isinstance(message, list)
+            raise self.error(
+                f"{where}: invalid type: {describe(message)}, expected internally tagged enum "
+                "ChatCompletionRequestMessage",
+                ("messages", at),
+                end=end,
+            )
+        role = message.get("role")
+        if role not in ROLES:
+            if role is None:
+                raise self.error(f"{where}: missing field `role`", ("messages", at), end=True)
+            variants = ", ".join(f"`{known}`" for known in ROLES)
+            trouble = f"unknown variant `{role}`, expected one of {variants}"
+            raise self.error(f"{where}.role: {trouble}", ("messages", at, "role"), end=True)
+        content = message.get("content")
+        if isinstance(content, str):
+            return message
+        if content is None:
+            if "content" not in message and role != "assistant":
+                raise self.error(f"{where}: missing field `content`", ("messages", at), end=True)
+            return {**message, "content": ""}
+        if not isinstance(content, list):
+            raise self.error(
+                f"{where}.content: invalid type: {describe(content)}, expected a string or a sequence",
+                ("messages", at, "content"),
+                end=not isinstance(content, dict),
+            )
+        parts = [part if isinstance(part, dict) else {} for part in content]
+        images = any(part.get("type") in ("image_url", "file") for part in parts)
+        text = "\n".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
+        return {**message, "content": text, "_images": images}
+
+
+def _messages_of_fim(body: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    text = f"{body.get('prompt', '')}{body.get('suffix') or ''}"
+    return ({"role": "user", "content": text},)
+
+
+def _refuse(message: str) -> ApiError:
+    return ApiError(Reply.whole(error_body(message), 400, OCTETS))
+
+
+def _meaning(
+    body: dict[str, Any],
+    path: str,
+    messages: tuple[dict[str, Any], ...],
+    model_name: str,
+    catalogue: Catalogue,
+    counter: Counter,
+) -> tuple[ParsedRequest, Model]:
+    """The checks of what is well-formed, and the values that count."""
+    model = catalogue.find(model_name)
+    if model is None:
+        raise _refuse(catalogue.unknown(model_name))
+    if not messages:
+        raise _refuse("Empty input messages")
+    _check_ranges(body)
+    stop = _stop(body)
+    stream = body.get("stream") is True
+    options = body.get("stream_options")
+    if options is not None and not stream:
+        raise _refuse("stream_options should be set along with stream = true")
+    user_id = body.get("user_id")
+    if user_id is not None and len(user_id) > 512:
+        raise _refuse(
+            "Invalid 'user_id': string too long. Expected a string with maximum length 512, "
+            f"but got a string with length {len(user_id)} instead"
+        )
+    fim = not path.endswith("chat/completions")
+    effort = "none" if fim else _effort(body)
+    json_mode = _json_mode(body, messages)
+    if any(message.get("_images") for message in messages) and not model.images:
+        raise _refuse("This model does not support image")
+    _check_tools(body, messages, thinking=effort != "none")
+    max_tokens = body.get("max_tokens")
+    if max_tokens is None:
+        max_tokens = min(DEFAULT_MAX_TOKENS[effort], model.max_output_tokens)
+    elif (
+        isinstance(max_tokens, bool)
+        or not isinstance(max_tokens, int)
+        or not (1 <= max_tokens <= model.max_output_tokens)
+    ):
+        raise _refuse(
+            f"Invalid max_tokens value, the valid range of max_tokens is [1, {model.max_output_tokens}]"
+        )
+    tokens, blocks = counter.measure(tuple((m["role"], m["content"]) for m in messages))
+    if tokens + max_tokens > model.context_tokens:
+        raise _refuse(
+            f"This model's maximum context length is {model.context_tokens} tokens. However, you requested "
+            f"{tokens + max_tokens} tokens ({tokens} in the messages, {max_tokens} in the completion). "
+            "Please reduce the length of the messages or completion."
+        )
+    asked = {name: value for name, value in body.items() if name not in _NOT_HASHED}
+    return (
+        ParsedRequest(
+            path=path,
+            model=model_name,
+            served=model.id,
+            messages=messages,
+            body=body,
+            max_tokens=max_tokens,
+            thinking=effort != "none",
+            effort=effort,
+            json_mode=json_mode,
+            stop=stop,
+            stream=stream,
+            include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+            user_id=user_id,
+            request_hash=_digest(asked),
+            prompt_hash=_digest(body.get("messages", messages)),
+            prompt_tokens=tokens,
+            blocks=blocks,
+        ),
+        model,
+    )
+
+
+def _digest(value: Any) -> str:
+    return blake2b(canonical_json(value).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _check_ranges(body: Mapping[str, Any]) -> None:
+    temperature, top_p = body.get("temperature"), body.get("top_p")
+    if temperature is not None and not 0 <= temperature <= 2:
+        raise _refuse("Invalid temperature value, the valid range of temperature is [0, 2]")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise _refuse("Invalid top_p value, the valid range of top_p is (0, 1.0]")
+    for name in ("frequency_penalty", "presence_penalty"):
+        value = body.get(name)
+        if value is not None and not -2 <= value <= 2:
+            raise _refuse(f"Invalid {name} value, the valid range of {name} is [-2, 2]")
+
+
+def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+    stop = body.get("stop")
+    if stop is None:
+        return ()
+    listed = [stop] if isinstance(stop, str) else stop
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise _refuse("Invalid stop value, expected a string or a list of strings")
+    if len(listed) > 16:
+        raise _refuse(f"Stop string array too long: {len(listed)}")
+    return tuple(each for each in listed if each)
+
+
+def _effort(body: Mapping[str, Any]) -> str:
+    """How hard the model thinks; "none" where thinking is off."""
+    thinking = body.get("thinking")
+    kind = thinking.get("type", "enabled") if isinstance(thinking, dict) else "enabled"
+    if kind not in ("adaptive", "enabled", "disabled"):
+        raise _refuse(f"unknown variant `{kind}`, expected one of `adaptive`, `enabled`, `disabled`")
+    effort = body.get("reasoning_effort")
+    if effort is not None and effort not in EFFORTS:
+        raise _refuse(
+            f"unknown variant `{effort}`, expected one of {', '.join(f'`{known}`' for known in EFFORTS)}"
+        )
+    return "none" if kind == "disabled" else EFFORTS[effort or "high"]
+
+
+def _json_mode(body: Mapping[str, Any], messages: tuple[dict[str, Any], ...]) -> bool:
+    wanted = body.get("response_format")
+    kind = wanted.get("type", "text") if isinstance(wanted, dict) else "text"
+    if kind == "text":
+        return False
+    if kind != "json_object":
+        raise _refuse("This response_format type is unavailable now")
+    if not any("json" in message["content"].lower() for message in messages):
+        raise _refuse(
+            "Prompt must contain the word 'json' in some form to use 'response_format' of type 'json_object'."
+        )
+    return True
+
+
+def _check_tools(body: Mapping[str, Any], messages: tuple[dict[str, Any], ...], *, thinking: bool) -> None:
+    choice = body.get("tool_choice")
+    if thinking and (choice == "required" or isinstance(choice, dict)):
+        raise _refuse("Thinking mode does not support this tool_choice")
+    open_calls: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            if message.get("tool_call_id") not in open_calls:
+                raise _refuse(
+                    "Messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
+                )
+            open_calls.remove(message["tool_call_id"])
+            continue
+        _check_answered(open_calls)
+        calls = message.get("tool_calls") or []
+        open_calls = [str(call.get("id")) for call in calls if isinstance(call, dict)]
+    _check_answered(open_calls)
+    if thinking and messages[-1]["role"] == "tool":
+        last_call = next(message for message in reversed(messages) if message.get("tool_calls"))
+        if last_call.get("reasoning_content") is None:
+            raise _refuse("The `reasoning_content` in the thinking mode must be passed back to the API.")
+
+
+def _check_answered(open_calls: list[str]) -> None:
+    if open_calls:
+        raise _refuse(
+            "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
+            "'tool_call_id'. (insufficient tool messages following tool_calls message)"
+        )

@@ -1,0 +1,106 @@
+"""The answer engine: plain, deterministic rules that stand in for a model. A SIMULATION: answers mean nothing.
+
+The rules. "Return exactly: X" and "Reply with exactly X" are answered with X. In JSON mode the
+first JSON Schema found in the messages (the system message first) is filled from the last user
+message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it.
+Anything else is answered with "[simulated]" and up to two sentences of it. An answer that ends in
+an unfinished assistant message (``prefix``) goes on where that stops. The same messages always
+get the same answer. Reasoning, where thinking is on, is a few sentences about the text, longer
+with more effort.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from deepseek_nb.core.chat import canonical_json
+from deepseek_nb.sandbox.filling import fill
+from deepseek_nb.sandbox.questions import Completion, ParsedRequest
+from deepseek_nb.sandbox.words import clip, number_of, sentences
+
+__all__ = ["answer", "find_schema"]
+
+MARK = "[simulated] "
+_EXACTLY = re.compile(
+    r"\b(?:return|reply|respond|answer)(?:\s+with)?\s+exactly:?\s+(?P<text>.+?)"
+    r"(?:\s+and\s+nothing\s+else)?\.?\s*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_DECODER = json.JSONDecoder()
+_ANSWER_CHARS = 240
+_THOUGHTS = (
+    'The text begins with "{begins}". I read it once more and look for what is asked.',
+    "What matters here is what the text itself says, so I keep close to its words and add nothing.",
+    "I weigh the words that speak for one answer against those that speak for another.",
+    "The form of the answer is given, so I check that every part that is asked for will be there.",
+    "Nothing in the text contradicts this. I could be wrong, but this is the answer that fits best.",
+    "Before I write it down I go through the text a second time, from its end to its beginning.",
+)
+_THOUGHTS_BY_EFFORT = {"low": 2, "high": 4, "max": 6}
+
+
+def answer(request: ParsedRequest) -> Completion:
+    """Answer a request by the rules above."""
+    question = request.question
+    text = _text(request, question)
+    last = request.messages[-1]
+    if last["role"] == "assistant" and last.get("prefix"):
+        begun = last["content"]
+        text = text[len(begun) :] if text.startswith(begun) else f" {text}"
+    if not request.thinking:
+        return Completion(text)
+    kept = _THOUGHTS[: _THOUGHTS_BY_EFFORT[request.effort]]
+    return Completion(text, " ".join(kept).format(begins=clip(question.strip(), 40)))
+
+
+def _text(request: ParsedRequest, question: str) -> str:
+    exactly = _EXACTLY.search(question)
+    if exactly is not None:
+        return exactly["text"].strip()
+    if not request.json_mode:
+        return MARK + clip(_extract(question, 2), _ANSWER_CHARS)
+    schema, inside = _schema_of(request, question)
+    if schema is None:
+        return canonical_json({"answer": clip(_extract(question, 1), _ANSWER_CHARS)})
+    source = question.replace(inside, " ") if inside else question
+    return json.dumps(fill(schema, source), ensure_ascii=False, separators=(",", ":"))
+
+
+def _extract(text: str, count: int) -> str:
+    found = sentences(text)
+    start = number_of("extract", text) % max(len(found) - count + 1, 1)
+    return " ".join(found[start : start + count])
+
+
+def _schema_of(request: ParsedRequest, question: str) -> tuple[dict[str, Any] | None, str]:
+    """The schema, and its text if it stands in the question itself."""
+    rest = [message["content"] for message in request.messages if message["role"] != "system"]
+    system = [message["content"] for message in request.messages if message["role"] == "system"]
+    for text in (*system, *reversed(rest)):
+        schema, source = find_schema(text)
+        if schema is not None:
+            return schema, source if text is question else ""
+    return None, ""
+
+
+@lru_cache(maxsize=512)
+def find_schema(text: str) -> tuple[dict[str, Any] | None, str]:
+    """The first JSON object with "properties" in a text, and the text it stands in.
+
+    >>> find_schema('Fit this: {"type":"object","properties":{"a":{"type":"integer"}}} please')[1][:16]
+    '{"type":"object"'
+    """
+    at = text.find("{") if '"properties"' in text else -1
+    while at >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at = text.find("{", at + 1)
+            continue
+        if isinstance(value, dict) and isinstance(value.get("properties"), dict):
+            return value, text[at:end]
+        at = text.find("{", end)
+    return None, ""

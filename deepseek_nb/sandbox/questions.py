@@ -1,0 +1,61 @@
+"""What passes between the API and the answer engine: a checked request and a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Completion", "Engine", "ParsedRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A request for an answer that passed all checks."""
+
+    path: str
+    model: str
+    """The name asked for."""
+    served: str
+    """The id it is served and billed as: an alias is resolved."""
+    messages: tuple[dict[str, Any], ...]
+    """As sent, but every ``content`` is a string (text parts joined)."""
+    body: dict[str, Any] = field(repr=False)
+    """The whole body as sent."""
+    max_tokens: int
+    thinking: bool = True
+    effort: str = "high"
+    json_mode: bool = False
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    include_usage: bool = False
+    user_id: str | None = None
+    request_hash: str = ""
+    prompt_hash: str = ""
+    prompt_tokens: int = 0
+    blocks: tuple[int, ...] = field(default=(), repr=False)
+    """A digest of the first 128, 256, ... tokens."""
+
+    def text_of(self, role: str) -> str:
+        """The contents of all messages of that role, joined by line ends."""
+        return "\n".join(message["content"] for message in self.messages if message["role"] == role)
+
+    @property
+    def question(self) -> str:
+        """The last user message."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return str(message["content"])
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine answers. ``reasoning`` is sent only where thinking is on."""
+
+    text: str
+    reasoning: str = ""
+    finish_reason: str = "stop"
+
+
+Engine = Callable[[ParsedRequest], Completion]

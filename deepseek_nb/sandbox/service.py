@@ -1,0 +1,313 @@
+"""The service behind the socket: routes, room, credit, faults, answers, the bill and the record."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import Counter as Tally
+from collections import OrderedDict
+from math import exp
+from typing import Any
+from urllib.parse import urlsplit
+
+from deepseek_nb.sandbox.account import Account, Catalogue, Model
+from deepseek_nb.sandbox.answers import AnswerHead, Bill, compact
+from deepseek_nb.sandbox.api import ApiError, check_key, parse_chat
+from deepseek_nb.sandbox.clock import ServerClock
+from deepseek_nb.sandbox.engine import answer
+from deepseek_nb.sandbox.faults import Fault
+from deepseek_nb.sandbox.http import MAX_BODY_BYTES, Connection, RawRequest
+from deepseek_nb.sandbox.log import RequestLog, RequestRecord
+from deepseek_nb.sandbox.plans import Work, plan
+from deepseek_nb.sandbox.prefix_cache import PrefixCache
+from deepseek_nb.sandbox.questions import ParsedRequest
+from deepseek_nb.sandbox.refusals import REFUSALS, balance_empty, busy, error_reply, rate_limited
+from deepseek_nb.sandbox.run import Run
+from deepseek_nb.sandbox.script import Ask, chance
+from deepseek_nb.sandbox.setup import Setup
+from deepseek_nb.sandbox.spoil import SPOILERS, draft_answer
+from deepseek_nb.sandbox.steps import BLANK, COMMENT, Reply
+from deepseek_nb.sandbox.tokens import make_counter
+
+__all__ = ["Service"]
+
+CHAT_PATHS = frozenset(
+    {"/chat/completions", "/v1/chat/completions", "/beta/chat/completions", "/beta/v1/chat/completions"}
+)
+FIM_PATHS = frozenset({"/completions", "/v1/completions", "/beta/completions"})
+ROUTES = dict.fromkeys(CHAT_PATHS | FIM_PATHS, "POST") | dict.fromkeys(
+    ("/models", "/v1/models", "/user/balance", "/v1/user/balance"), "GET"
+)
+
+
+class Case:
+    """One request's way through the service; it hears from the connection how the answer fares."""
+
+    def __init__(self, service: Service, path: str) -> None:
+        self.service = service
+        self.index = service.next_index()
+        self.arrived_s = service.clock.now_s()
+        self.path = path
+        self.request: ParsedRequest | None = None
+        self.model: Model | None = None
+        self.fault: Fault | None = None
+        self.bill: Bill | None = None
+        self.good = False
+        self.counted = False
+        self.has_slot = False
+        self.nth_try = 0
+        self._tokens = 0
+        self._stored = False
+
+    def sent(self, tokens: int) -> None:
+        """Count what was handed over; with the first token the prompt is in the cache."""
+        if tokens:
+            self._tokens += tokens
+            self._remember()
+
+    def _remember(self) -> None:
+        if not self._stored and self.request is not None:
+            self._stored = True
+            self.service.remember(self.request)
+
+    def ended(self, run: Run, *, complete: bool) -> None:
+        """Settle: give back room, charge, write the record."""
+        service, request = self.service, self.request
+        spec = None if self.fault is None else self.fault.spec
+        hit = produced = 0
+        cost_usd = 0.0
+        charged = self.bill is not None and (spec is None or spec.charged != "no")
+        if charged and request is not None and self.bill is not None and (self._tokens or complete):
+            self._remember()
+            hit = self.bill.hit_tokens
+            produced = min(self._tokens, self.bill.completion_tokens)
+            miss = self.bill.prompt_tokens - hit
+            cost_usd = service.account.charge(request.served, service.clock.utc(), hit, miss, produced)
+        whole = complete and run.status == 200 and (spec is None or spec.whole)
+        service.settle(self)
+        service.log.append(
+            RequestRecord(
+                index=self.index,
+                arrived_s=self.arrived_s,
+                ended_s=service.clock.now_s(),
+                path=self.path,
+                status=run.status,
+                model=None if request is None else request.model,
+                user_id=None if request is None else request.user_id,
+                request_hash=None if request is None else request.request_hash,
+                prompt_hash=None if request is None else request.prompt_hash,
+                fault=None if self.fault is None else self.fault.name,
+                complete=whole,
+                usable=whole and self.good and (spec is None or spec.usable),
+                aborted=run.connection.gone and not complete,
+                bytes_sent=run.bytes_sent,
+                prompt_tokens=0 if request is None else request.prompt_tokens,
+                cache_hit_tokens=hit,
+                completion_tokens=produced,
+                cost_usd=cost_usd,
+                stream=request is not None and request.stream,
+            )
+        )
+
+
+class Service:
+    """Everything one sandbox knows. Lives in its event loop; ``lock`` guards what others read."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.lock = threading.RLock()
+        self.clock = ServerClock(setup.time_scale, setup.now)
+        self.log = RequestLog(setup.log_path, lock=self.lock)
+        self.account = Account(setup.balance_usd, setup.concurrency)
+        self.catalogue = Catalogue(setup.models_shape)
+        self.counter = make_counter(setup.count)
+        self.cache = PrefixCache(
+            setup.cache_rule, settle_s=setup.cache_settle_s, expiry_s=setup.cache_expiry_s
+        )
+        self.engine = answer if setup.engine is None else setup.engine
+        self.faults = setup.faults
+        self.in_flight = 0
+        self._arrivals = self._serving = 0
+        self._waiting: OrderedDict[int, tuple[Case, asyncio.Future[None]]] = OrderedDict()
+        self._tries: Tally[str] = Tally()
+        self._fine: Tally[Fault] = Tally()
+        self._ids = random.Random(setup.seed)  # noqa: S311  names, not secrets
+
+    # ------------------------------------------------------------------------------- requests
+
+    def accept(self, raw: RawRequest, connection: Connection) -> None:
+        """Answer one request, or let a task answer it."""
+        path = urlsplit(raw.target).path
+        if len(path) > 1:
+            path = path.rstrip("/")
+        case = Case(self, path)
+        run = connection.start(raw, case)
+        try:
+            reply = self._reply(raw, path, case)
+        except ApiError as error:
+            reply = error.reply
+        if reply is None:
+            connection.spawn(self._serve_in_turn(case, run))
+        else:
+            connection.play(run, self._with_request_id(reply))
+
+    def _reply(self, raw: RawRequest, path: str, case: Case) -> Reply | None:
+        """The reply, if it is known at once; None if the request has to wait for a slot."""
+        method = ROUTES.get(path)
+        if method is None:
+            return Reply.whole(b"", 404, None)
+        if raw.method != method and not (raw.method == "HEAD" and method == "GET"):
+            return Reply.whole(b"", 405, None)
+        check_key(raw, self.setup.api_key)
+        if path.endswith("/models"):
+            return Reply.whole(compact(self.catalogue.to_json()))
+        if path.endswith("/user/balance"):
+            return Reply.whole(compact(self.account.to_json()))
+        if len(raw.body) > MAX_BODY_BYTES:
+            return error_reply(413, "Request body too large")
+        case.request, case.model = parse_chat(
+            raw, path, self.catalogue, self.counter, status_422=self.setup.status_422
+        )
+        return self._admit(case, case.request, case.model)
+
+    def _admit(self, case: Case, request: ParsedRequest, model: Model) -> Reply | None:
+        if self.account.empty:
+            return balance_empty()
+        limit = self.account.limit(model.concurrency)
+        if self.in_flight >= limit:
+            return rate_limited(self.in_flight + 1, limit)
+        full = self.setup.slots is not None and self._serving >= self.setup.slots
+        if full and len(self._waiting) >= self.setup.queue:
+            return busy()
+        case.fault = self._fault(case, request)
+        if case.fault is not None and case.fault.name in REFUSALS:
+            return REFUSALS[case.fault.name](case.fault, request)
+        self.in_flight += 1
+        case.counted = True
+        if full:
+            return None
+        return self._begin(case, request)
+
+    def _fault(self, case: Case, request: ParsedRequest) -> Fault | None:
+        case.nth_try = self._tries[request.prompt_hash]
+        self._tries[request.prompt_hash] += 1
+        script = self.faults
+        if script is None:
+            return None
+        text = "\n".join(message["content"] for message in request.messages)
+        fault = script(
+            Ask(case.index, request.prompt_hash, case.nth_try, text, request.stream, request.json_mode)
+        )
+        if fault is not None and fault.name == "slow_after":
+            self._fine[fault] += 1
+            if self._fine[fault] <= fault["fine"] or self.in_flight < fault["calm"]:
+                return None
+        return fault
+
+    def _begin(self, case: Case, request: ParsedRequest) -> Reply:
+        """Take a slot and make the answer."""
+        self._take_slot(case)
+        setup, fault = self.setup, case.fault
+        try:
+            completion = self.engine(request)
+        except Exception as error:  # noqa: BLE001  an engine is anybody's code; its failure is a 500
+            return error_reply(
+                500, f"The answer engine failed: {error!r}", "internal_error", "internal_error"
+            )
+        draft = draft_answer(request, completion, self.counter)
+        if fault is not None and fault.name in SPOILERS:
+            draft = SPOILERS[fault.name](draft, fault, request, self.counter)
+        case.good = draft.finish_reason == "stop" and bool("".join(draft.content).strip())
+        hit = self.cache.hit_tokens(
+            request.user_id, request.prompt_tokens, request.blocks, request.prompt_hash, self.clock.now_s()
+        )
+        thought = None if draft.reasoning is None or not request.thinking else len(draft.reasoning)
+        case.bill = Bill(request.prompt_tokens, hit, draft.tokens, thought)
+        factor = 1.0
+        if setup.spread:
+            drawn = random.Random(chance(setup.seed, "time", request.prompt_hash, case.nth_try))  # noqa: S311
+            factor = exp(setup.spread * drawn.gauss(0.0, 1.0))
+        work = Work(
+            AnswerHead(self._uuid(), int(self.clock.utc().timestamp()), request.served, setup.fingerprint),
+            draft,
+            case.bill,
+            request.stream,
+            request.include_usage,
+            setup.usage_chunk,
+            setup.first_token_s * factor,
+            setup.token_s * factor,
+            setup.keep_alive_s,
+            fim=case.path in FIM_PATHS,
+        )
+        return plan(work, fault)
+
+    async def _serve_in_turn(self, case: Case, run: Run) -> None:
+        """Wait for a slot with keep-alives, then answer; close if it takes too long."""
+        request, setup = case.request, self.setup
+        assert request is not None  # noqa: S101  only admitted requests come here
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[case.index] = (case, turn)
+        beat = COMMENT if request.stream else BLANK
+        run.open(Reply((), content_type="text/event-stream" if request.stream else "application/json"))
+        while not turn.done():
+            waited_s = self.clock.now_s() - case.arrived_s
+            if waited_s >= setup.close_after_s:
+                run.give_up()
+                return
+            next_s = min(setup.keep_alive_s * (waited_s // setup.keep_alive_s + 1), setup.close_after_s)
+            await asyncio.wait([turn], timeout=self.clock.real_s(next_s - waited_s))
+            if not turn.done() and setup.close_after_s > self.clock.now_s() - case.arrived_s >= next_s:
+                run.send(beat)
+        await run.play_slowly(self._begin(case, request))
+
+    def _take_slot(self, case: Case) -> None:
+        if not case.has_slot:
+            case.has_slot = True
+            self._serving += 1
+
+    def settle(self, case: Case) -> None:
+        """Give back the room a request took, and let the next ones begin."""
+        self._waiting.pop(case.index, None)
+        if case.counted:
+            case.counted = False
+            self.in_flight -= 1
+        if case.has_slot:
+            case.has_slot = False
+            self._serving -= 1
+        while self._waiting and self.setup.slots is not None and self._serving < self.setup.slots:
+            _, (waiting, turn) = self._waiting.popitem(last=False)
+            self._take_slot(waiting)
+            turn.set_result(None)
+
+    def remember(self, request: ParsedRequest) -> None:
+        """Put a prompt into the prefix cache."""
+        self.cache.store(
+            request.user_id, request.prompt_tokens, request.blocks, request.prompt_hash, self.clock.now_s()
+        )
+
+    # ------------------------------------------------------------------------------- numbers
+
+    def next_index(self) -> int:
+        """The number of the next request."""
+        self._arrivals += 1
+        return self._arrivals - 1
+
+    def trace_id(self) -> str:
+        """A name for one answer, 32 hexadecimal digits."""
+        return f"{self._ids.getrandbits(128):032x}"
+
+    def _uuid(self) -> str:
+        digits = f"{self._ids.getrandbits(128):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    def _with_request_id(self, reply: Reply) -> Reply:
+        if not self.setup.request_id_suffix or reply.status < 400 or reply.length is None:
+            return reply
+        marker = b'","type":"'
+        parts: list[Any] = [step.data for step in reply.steps if hasattr(step, "data")]
+        body = b"".join(parts)
+        if marker not in body:
+            return reply
+        body = body.replace(marker, f" (request_id: {self._uuid()}){marker.decode()}".encode(), 1)
+        return Reply.whole(body, reply.status, reply.content_type, headers=reply.headers)

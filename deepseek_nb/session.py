@@ -1,0 +1,95 @@
+"""The default client of this process: what ``ds.ask``, ``df.deepseek`` and the magics share."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from typing import Any
+
+from deepseek_nb.client.aio import Prompt
+from deepseek_nb.client.sync import Client, Stream
+from deepseek_nb.core.chat import Answer
+from deepseek_nb.sandbox import Sandbox
+
+__all__ = ["ask", "client", "configure", "sandbox", "stream", "use_sandbox"]
+
+SANDBOX_ROUTE = "sandbox"
+"""The name simulated answers are stored under: they never pose as real ones."""
+
+_lock = threading.RLock()
+_client: Client | None = None
+_sandbox: Sandbox | None = None
+
+
+def client() -> Client:
+    """The default client, made from the environment and ``pyproject.toml`` at the first use."""
+    global _client
+    with _lock:
+        if _client is None:
+            _client = Client()
+        return _client
+
+
+def configure(**settings: Any) -> Client:
+    """Make a new default client with these settings; what is not given comes from the environment.
+
+    Raises :class:`~deepseek_nb.core.errors.ConfigError` for an unknown name or a wrong value, and
+    then leaves the old client in place.
+
+    >>> configure(model="deepseek-v4-pro", budget_usd=2.00)       # doctest: +SKIP
+    """
+    global _client
+    with _lock:
+        made = Client(**settings)
+        old, _client = _client, made
+    if old is not None:
+        old.close()
+    return made
+
+
+def use_sandbox(**options: Any) -> Sandbox:
+    """Start a simulated DeepSeek server in this process and make it the default.
+
+    No key, no network, no costs: its answers come from a simple rule engine and are called
+    simulated where they show. ``options`` go to :class:`~deepseek_nb.sandbox.Sandbox`. Called again
+    without options it gives the one that runs; with options it starts another.
+
+    >>> use_sandbox()                                             # doctest: +SKIP
+    """
+    global _sandbox
+    with _lock:
+        if _sandbox is not None and not options:
+            running = _sandbox
+        else:
+            running = Sandbox(**options)
+            running.start()
+            if _sandbox is not None:
+                _sandbox.stop()
+            else:
+                atexit.register(_stop_sandbox)
+            _sandbox = running
+    configure(base_url=running.base_url, api_key=running.api_key, route=SANDBOX_ROUTE)
+    return running
+
+
+def sandbox() -> Sandbox | None:
+    """The simulated server this process started, if any."""
+    return _sandbox
+
+
+def _stop_sandbox() -> None:
+    if _sandbox is not None:
+        _sandbox.stop()
+
+
+def ask(prompt: Prompt, **options: Any) -> Answer:
+    """Ask the default client one question: see :meth:`deepseek_nb.client.aio.AsyncClient.ask`.
+
+    >>> ask("Why is the sky blue?").text                          # doctest: +SKIP
+    """
+    return client().ask(prompt, **options)
+
+
+def stream(prompt: Prompt, **options: Any) -> Stream:
+    """Ask the default client and read the answer as it is written."""
+    return client().stream(prompt, **options)

@@ -1,0 +1,252 @@
+"""One request's life: whatever happens in whatever order, nothing is paid twice and nothing is lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepseek_nb.core.call import (
+    Admit,
+    Admitted,
+    Answered,
+    Call,
+    Command,
+    Denied,
+    Done,
+    Event,
+    Fail,
+    Failed,
+    Finish,
+    Hit,
+    Interrupted,
+    LookUp,
+    Missed,
+    Release,
+    Reserve,
+    Send,
+    Settle,
+    Store,
+    Wait,
+)
+from deepseek_nb.core.chat import Answer, ChatRequest, Message, Usage
+from deepseek_nb.core.errors import (
+    AnswerEmpty,
+    AuthError,
+    BudgetExceeded,
+    ContentRefused,
+    DeepSeekError,
+    Overloaded,
+    RateLimited,
+    SchemaMismatch,
+    ServerFault,
+    StreamBroken,
+    WentSilent,
+)
+from deepseek_nb.core.retry import RetryPolicy
+
+REQUEST = ChatRequest("m", (Message("user", "q"),), json_mode=True, max_tokens=100)
+USAGE = Usage(10, 5)
+BAD = Answer("{}", usage=USAGE)
+
+FAULTS: list[DeepSeekError] = [
+    Overloaded("503", status=503),
+    RateLimited("429", status=429),
+    ServerFault("500", status=500),
+    StreamBroken("cut", usage=USAGE),
+    WentSilent("silence"),
+    AnswerEmpty("blank", answer=BAD),
+    SchemaMismatch("wrong", answer=BAD),
+    ContentRefused("risk", status=400),
+    AuthError("401", status=401),
+]
+
+
+def fresh(error: DeepSeekError) -> DeepSeekError:
+    """An error of the same kind: the story writes into the one it is given."""
+    return type(error)(error.message, **{k: v for k, v in error.__dict__.items() if k != "message"})
+
+
+@dataclass
+class World:
+    """Answers commands from a script and keeps the books that the rules speak of."""
+
+    script: list[object]
+    interrupt_at: int = -1
+    now: float = 0.0
+    commands: list[Command] = field(default_factory=list)
+    open_reservations: int = 0
+    reserved: int = 0
+    ended: int = 0
+    stored: list[str] = field(default_factory=list)
+
+    def run(self, call: Call) -> Command:
+        command = call.start(self.now)
+        while True:
+            self.commands.append(command)
+            assert len(self.commands) < 1000, "the story does not end"
+            if isinstance(command, Finish | Fail):
+                return command
+            event = self.answer(command)
+            command = call.next(event, self.now)
+
+    def answer(self, command: Command) -> Event:
+        interruptible = isinstance(command, LookUp | Reserve | Admit | Send | Wait)
+        if interruptible and len(self.commands) - 1 == self.interrupt_at:
+            return Interrupted(USAGE if isinstance(command, Send) else None)
+        match command:
+            case LookUp():
+                return Hit(Answer("kept", cached=True)) if self.script[:1] == ["hit"] else Missed()
+            case Reserve():
+                if self.script[:1] == ["denied"]:
+                    return Denied(BudgetExceeded("no room"))
+                assert self.open_reservations == 0, "a second reservation while one is open"
+                self.open_reservations += 1
+                self.reserved += 1
+                return Done()
+            case Settle() | Release():
+                assert self.open_reservations == 1, "ended twice"
+                self.open_reservations -= 1
+                self.ended += 1
+                return Done()
+            case Admit():
+                return Admitted()
+            case Send():
+                assert self.open_reservations == 1, "sent without a reservation"
+                self.now += 1.0
+                step = self.script.pop(0) if self.script else "good"
+                if isinstance(step, DeepSeekError):
+                    error = fresh(step)
+                    return Failed(error, getattr(error, "usage", None) or USAGE, wait_s=0.5)
+                return Answered(Answer("good", usage=USAGE))
+            case Store():
+                self.stored.append(command.key)
+                return Done()
+            case Wait():
+                self.now += command.wait_s
+                return Done()
+        raise AssertionError(command)
+
+
+def call(**changes: object) -> Call:
+    policy = RetryPolicy(**{"patience_s": 60.0, **changes})  # type: ignore[arg-type]
+    return Call(REQUEST, key="k", policy=policy, rng=lambda: 0.5)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    script=st.lists(st.sampled_from([*FAULTS, "good"]), max_size=30),
+    interrupt_at=st.integers(-1, 25),
+    patience_s=st.one_of(st.none(), st.floats(0, 60)),
+)
+def test_the_rules_hold_for_every_sequence_of_events(script, interrupt_at, patience_s):
+    """No second reservation, each ended once; stored before finished; waits within the patience."""
+    world = World(list(script), interrupt_at)
+    last = world.run(call(patience_s=patience_s))
+    kinds = [type(command) for command in world.commands]
+    assert world.open_reservations == 0
+    assert world.ended == world.reserved
+    waits = sum(command.wait_s for command in world.commands if isinstance(command, Wait))
+    if patience_s is not None:
+        assert waits <= patience_s + 1e-9
+    if isinstance(last, Finish):
+        assert "k" in world.stored
+        assert kinds.index(Finish) > max(i for i, c in enumerate(world.commands) if isinstance(c, Store))
+        stored = next(i for i, c in enumerate(world.commands) if isinstance(c, Store) and c.key == "k")
+        settled = max(i for i, kind in enumerate(kinds) if kind is Settle)
+        assert stored < settled, "a paid answer is on disk before its bill is booked"
+        assert Send not in kinds[stored:], "nothing is sent after a complete answer"
+
+
+@settings(max_examples=200, deadline=None)
+@given(script=st.lists(st.sampled_from(FAULTS), max_size=12), interrupt_at=st.integers(0, 30))
+def test_an_interrupt_leaves_no_reservation_open(script, interrupt_at):
+    """Whenever the caller goes away, the money set aside is settled or released."""
+    world = World(list(script), interrupt_at)
+    world.run(call())
+    assert world.open_reservations == 0
+
+
+def test_a_hit_sends_nothing():
+    """An answer in the store is the end: no reservation, no request."""
+    world = World(["hit"])
+    last = world.run(call())
+    assert isinstance(last, Finish)
+    assert [type(command) for command in world.commands] == [LookUp, Finish]
+
+
+def test_a_denied_budget_sends_nothing():
+    """Without room in the budget nothing is sent."""
+    world = World(["denied"])
+    last = world.run(call())
+    assert isinstance(last, Fail)
+    assert isinstance(last.error, BudgetExceeded)
+    assert not any(isinstance(command, Send) for command in world.commands)
+
+
+def test_refusals_are_not_tries():
+    """Twenty 503s do not use up the eight faults a call may have; the answer counts one try."""
+    world = World([FAULTS[0]] * 20 + ["good"])
+    last = world.run(call(patience_s=None))
+    assert isinstance(last, Finish)
+    assert (last.answer.attempts, last.answer.refusals) == (1, 20)
+    assert world.reserved == 1, "a refusal costs nothing, so its reservation is kept"
+
+
+def test_faults_end_after_their_number():
+    """The ninth fault gives the call up, and says how often it asked."""
+    world = World([FAULTS[2]] * 20)
+    last = world.run(call(patience_s=None))
+    assert isinstance(last, Fail)
+    assert sum(isinstance(command, Send) for command in world.commands) == 9
+    assert "asked 9 times" in str(last.error)
+
+
+def test_every_paid_text_is_kept():
+    """Two unusable answers are stored beside the good one, and named by it."""
+    world = World([FAULTS[6], FAULTS[5], "good"])
+    last = world.run(call())
+    assert isinstance(last, Finish)
+    assert world.stored == ["k~1", "k~2", "k"]
+    assert last.answer.raw == ("{}", "{}")
+    assert (last.answer.repairs, last.answer.attempts) == (2, 3)
+
+
+def test_a_third_unusable_answer_is_the_end_and_nothing_paid_is_lost():
+    """At most two repairs; the error carries every text that was charged."""
+    world = World([FAULTS[6]] * 5)
+    last = world.run(call())
+    assert isinstance(last, Fail)
+    assert isinstance(last.error, SchemaMismatch)
+    assert last.error.raw == ("{}", "{}", "{}")  # type: ignore[attr-defined]
+    assert world.stored == ["k~1", "k~2", "k~3"]
+
+
+@pytest.mark.parametrize("error", [FAULTS[7], FAULTS[8]], ids=["moderation", "key"])
+def test_what_is_final_is_asked_once(error):
+    """An error that would come again is not tried again, and releases its money."""
+    world = World([error] * 5)
+    last = world.run(call())
+    assert isinstance(last, Fail)
+    assert sum(isinstance(command, Send) for command in world.commands) == 1
+    assert isinstance(world.commands[-2], Release)
+
+
+def test_a_repair_asks_differently():
+    """The request after an unusable answer shows it back and stays within the rules of JSON mode."""
+    world = World([FAULTS[6], "good"])
+    world.run(call())
+    first, second = (c.request for c in world.commands if isinstance(c, Send))
+    assert second.messages[: len(first.messages)] == first.messages
+    assert second.messages[-2].content == "{}"
+    assert second.thinking is False
+
+
+def test_without_a_store_nothing_is_looked_up_or_kept():
+    """``look_up=False, keep=False``: the road between is the same."""
+    world = World(["good"])
+    story = Call(REQUEST, key="k", policy=RetryPolicy(), rng=lambda: 0.5, look_up=False, keep=False)
+    assert isinstance(world.run(story), Finish)
+    assert not any(isinstance(command, LookUp | Store) for command in world.commands)
