@@ -62,6 +62,7 @@ Synchronous = Literal["FULL", "NORMAL"]
 Reason = Literal["full", "busy", "readonly", "damaged", "unusable"]
 R = TypeVar("R")
 
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)  # the second: SQLite quotes damaged bytes in its message
 _DIRECTORY_HINT = "Set DEEPSEEK_NB_DATA_DIR to a directory of yours on a local disk."
 _TEXT = partial(str, encoding="utf-8", errors="replace")  # damaged text must fail its checksum, not the read
 
@@ -111,12 +112,12 @@ def open_database(
             connection = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             raise _explained(error, path) from None
         try:
             _configure(connection, synchronous)
             _bring_to(connection, path, tuple(schema), version, upgrades or {})
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             connection.close()
             if _code(error) == sqlite3.SQLITE_BUSY and time.monotonic() < give_up:
                 time.sleep(0.02)  # switching to the write-ahead log does not wait for others by itself
@@ -269,7 +270,7 @@ class Database:
             self._file = None
         for connection in [*idle, writer]:
             if connection is not None:
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(*_FAILURES):
                     connection.close()
 
     def _read_once(self, work: Callable[[sqlite3.Connection], R]) -> R:
@@ -308,12 +309,12 @@ class Database:
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
-                    with contextlib.suppress(sqlite3.Error):
+                    with contextlib.suppress(*_FAILURES):
                         connection.execute("ROLLBACK")
                 raise
         finally:
             if not durable:
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(*_FAILURES):
                     connection.execute("PRAGMA synchronous=FULL")
         return result
 
@@ -339,7 +340,7 @@ class Database:
                 return work()
             except sqlite3.ProgrammingError:
                 raise  # a mistake of ours, not the file's
-            except sqlite3.Error as error:
+            except _FAILURES as error:
                 raise _explained(error, self.path) from None
         except ConfigError as error:
             if getattr(error, "reason", None) != "damaged":
@@ -354,7 +355,7 @@ class Database:
             )
         try:
             return work()
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             raise _explained(error, self.path) from None
 
     def _rescue(self) -> None:
@@ -372,7 +373,7 @@ class Database:
             fresh = self._open()
             try:
                 copied = _copy_readable(aside, fresh)
-            except sqlite3.Error as error:
+            except _FAILURES as error:
                 raise _explained(error, self.path) from None
             finally:
                 fresh.close()
@@ -417,10 +418,13 @@ def network_file_system(path: str | Path, mounts: str | Path = "/proc/mounts") -
     return kind if kind in NETWORK_FILE_SYSTEMS else None
 
 
-def owner_name() -> str:
-    """A name for this process as the holder of leases: boot, process namespace, pid, start, a random part."""
+def owner_name(mark: str | None = None) -> str:
+    """A name for this process as the holder of leases: boot, process namespace, pid, start and ``mark``.
+
+    The same ``mark`` gives the same name in the same process; None is a new random one.
+    """
     pid = os.getpid()
-    return f"{_boot()}|{_namespace()}|{pid}|{_started(pid)}|{uuid.uuid4().hex[:12]}"
+    return f"{_boot()}|{_namespace()}|{pid}|{_started(pid)}|{mark or uuid.uuid4().hex[:12]}"
 
 
 def owner_may_live(owner: str) -> bool:
@@ -445,14 +449,18 @@ def owner_may_live(owner: str) -> bool:
     return not started or _started(int(pid)) in ("", started)
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
-def _explained(error: sqlite3.Error, path: Path) -> ConfigError:
+def _explained(error: Exception, path: Path) -> ConfigError:
     """The plain words for what SQLite says; ``reason`` is for code, a full disk pauses a job."""
     code = _code(error)
     reason: Reason
+    if code == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        code = sqlite3.SQLITE_CORRUPT  # nothing but the file's own header says so
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT):
         reason, what, hint = (
             "damaged",
@@ -649,12 +657,12 @@ def _insert_readable(
     rows = 0
     try:
         cursor: Iterator[tuple[Any, ...]] = old.execute(select)
-    except sqlite3.Error:
+    except _FAILURES:
         return False, 0
     while True:
         try:
             row = next(cursor, None)
-        except sqlite3.Error:
+        except _FAILURES:
             return False, rows
         if row is None:
             return True, rows

@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import time
+import uuid
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -144,7 +145,8 @@ class Journal:
         self._now = now
         self._monotonic = monotonic
         self._given_owner = owner
-        self._own_name = ("", 0)
+        self._mark = uuid.uuid4().hex[:12]
+        self._own_name = (owner_name(self._mark), os.getpid())
         self._database = Database(self.path, SCHEMA, VERSION)
         self._acks: GroupCommit[_Ack, bool] = GroupCommit(self._ack_group, name="journal acks")
         self._fails: GroupCommit[tuple[Item, str], bool] = GroupCommit(self._fail_group, name="journal fails")
@@ -156,7 +158,7 @@ class Journal:
             return self._given_owner
         name, pid = self._own_name
         if pid != os.getpid():
-            name = owner_name()
+            name = owner_name(self._mark)
             self._own_name = (name, os.getpid())
         return name
 
@@ -271,14 +273,35 @@ class Journal:
         cut may forget a lease, which costs nothing. A row whose body was damaged on disk is taken
         out with one StoreDamaged warning; opening the job again puts it back.
         """
+        return self._lease(
+            job,
+            "SELECT id FROM items WHERE job=? AND state='q' AND due<=? "
+            "ORDER BY priority DESC, due, position LIMIT ?",
+            (n,),
+            lease_s,
+        )
+
+    def lease_among(self, job: str, keys: Sequence[str], lease_s: float) -> list[Item]:
+        """As :meth:`lease`, of the rows ``keys`` only, whatever their due time.
+
+        For a caller that works on its own part of a job: rows outside it stay as they are.
+        """
+        return self._lease(
+            job,
+            "SELECT id FROM items INDEXED BY item_of WHERE job=? AND state='q' AND ?>=0 AND key IN "
+            "(SELECT value FROM json_each(?))",
+            (json.dumps(list(keys)),),
+            lease_s,
+        )
+
+    def _lease(self, job: str, chosen: str, values: tuple[Any, ...], lease_s: float) -> list[Item]:
         owner, now = self.owner, self._monotonic()
 
         def take(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             return connection.execute(
-                "UPDATE items SET state='r', owner=?, lease=? WHERE id IN (SELECT id FROM items "
-                "WHERE job=? AND state='q' AND due<=? ORDER BY priority DESC, due, position LIMIT ?) "
+                f"UPDATE items SET state='r', owner=?, lease=? WHERE id IN ({chosen}) "  # noqa: S608 (our own text)
                 "RETURNING due, id, position, key, body, body_sum, priority, tries, refusals",
-                (owner, now + lease_s, _number(connection, job), now, n),
+                (owner, now + lease_s, _number(connection, job), now, *values),
             ).fetchall()
 
         rows = self._database.write(take, durable=False)
@@ -377,6 +400,17 @@ class Journal:
         counts: dict[ItemState, int] = {"q": 0, "r": 0, "d": 0, "f": 0}
         counts.update((state, number) for state, number in found if state in counts)
         return counts
+
+    def states(self, job: str, keys: Sequence[str]) -> dict[str, ItemState]:
+        """The state of each of these rows that the job holds."""
+        return self._database.read(
+            lambda c: dict(
+                c.execute(
+                    "SELECT key, state FROM items WHERE job=? AND key IN (SELECT value FROM json_each(?))",
+                    (_number(c, job), json.dumps(list(keys))),
+                ).fetchall()
+            )
+        )
 
     def rows(self, job: str) -> Iterator[ItemRow]:
         """Every row by position, 1000 in memory at a time; rows added meanwhile may be left out.

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 import warnings
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -118,8 +119,9 @@ class AnswerStore:
         self._flights: dict[str, Future[_Outcome]] = {}
         self._counts = {"memory_hits": 0, "memory_misses": 0, "disk_hits": 0, "disk_misses": 0}
         self._lock = threading.Lock()
-        self._owner = ""
-        self._pid = 0
+        self._mark = uuid.uuid4().hex[:12]
+        self._pid = os.getpid()
+        self._owner = owner_name(self._mark)
         self._database = Database(self.path, SCHEMA, VERSION)
         self._writer: GroupCommit[_Row, None] = GroupCommit(self._commit, name="store writer")
         self._reader: GroupCommit[tuple[str, float | None], str | None] = GroupCommit(
@@ -147,19 +149,17 @@ class AnswerStore:
 
     def keys(self, match: str = "*") -> Iterator[str]:
         """The keys on disk that fit ``match`` (``*``, ``?``, ``[...]``), in order, 500 at a time."""
-        after = ""
+        after: tuple[str, ...] = ()
         while True:
-            page = self._database.read(
-                lambda c, after=after: c.execute(  # type: ignore[misc]
-                    "SELECT key FROM answers WHERE key > ? AND key GLOB ? ORDER BY key LIMIT ?",
-                    (after, match, LOOKUP_ITEMS),
-                ).fetchall()
-            )
+            where = "key > ? AND key GLOB ?" if after else "key GLOB ?"
+            select = f"SELECT key FROM answers WHERE {where} ORDER BY key LIMIT {LOOKUP_ITEMS}"  # noqa: S608 (ours)
+            asked = (*after, match)
+            page = self._database.read(lambda c, s=select, a=asked: c.execute(s, a).fetchall())  # type: ignore[misc]
             for (key,) in page:
                 yield key
             if len(page) < LOOKUP_ITEMS:
                 return
-            after = page[-1][0]
+            after = page[-1]
 
     # ---------------------------------------------------------------- writing
 
@@ -280,8 +280,6 @@ class AnswerStore:
     def owner(self) -> str:
         """This process's name on claims; another one in a forked child."""
         self._notice_fork()
-        if not self._owner:
-            self._owner = owner_name()
         return self._owner
 
     # ---------------------------------------------------------------- keeping house
@@ -401,11 +399,10 @@ class AnswerStore:
 
     def _notice_fork(self) -> None:
         if self._pid != os.getpid():
-            if self._pid:
-                self._lock = threading.Lock()
-                self._flights = {}
-                self._unsaved = {}  # the parent's to save
-            self._owner = ""
+            self._lock = threading.Lock()
+            self._flights = {}
+            self._unsaved = {}  # the parent's to save
+            self._owner = owner_name(self._mark)
             self._pid = os.getpid()
 
     def _recall(self, key: str, now: float, ttl_s: float | None) -> str | None:

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import urllib.request
@@ -22,6 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import aiohttp
+import aiohttp.connector
 import aiohttp.http_exceptions
 import httpx
 from httpx_aiohttp import AiohttpTransport
@@ -103,7 +105,7 @@ class Transport:
         url = _checked(base_url, with_auth=auth is not None)
         self._base = str(url).rstrip("/")
         self._origin = str(url.copy_with(raw_path=b"/")).rstrip("/")
-        self._where = f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+        self._where = f"{url.raw_host.decode('ascii')}:{url.port or (443 if url.scheme == 'https' else 80)}"
         self._headers = {
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",  # a compressed stream is a buffered stream
@@ -189,6 +191,9 @@ class Transport:
         except TimeoutError:
             if not limit.expired():
                 raise
+        except DeepSeekError as error:
+            error.charged = "no"  # whatever happened to it: a page costs nothing
+            raise
         else:
             return response.status_code, dict(response.headers.items()), bytes(body)
         raise WentSilent(
@@ -239,7 +244,7 @@ class Transport:
         except BaseException as exc:  # noqa: BLE001 (mapped, or raised again)
             failure = map_error(exc, self._where)
             if failure is None:  # a cancellation, or a mistake of ours
-                raise exc.with_traceback(None)  # noqa: B904 (the frames below hold the headers: not shown)
+                raise exc.with_traceback(None) from None  # the frames below hold the headers
         if failure is not None:
             raise failure  # outside the handler: nothing of the libraries hangs on it
         if 300 <= response.status_code < 400:
@@ -288,6 +293,45 @@ class _Pieces(httpx.AsyncByteStream):
             yield bytes(self._body[start : start + PIECE_BYTES])
 
 
+class _Response(aiohttp.ClientResponse):
+    """A response whose body fails when its connection ends before it.
+
+    Of itself aiohttp (3.14) lets the reader wait for ever when a later chunk of a chunked body is
+    malformed: it closes the connection, and the error reaches the connection's queue, not the body.
+    """
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        protocol = connection.protocol
+        await super().start(connection)
+        content = self.content
+        if protocol is None or content.is_eof():
+            return self
+
+        def ended(_: object = None) -> None:
+            if not content.is_eof() and content.exception() is None:
+                content.set_exception(aiohttp.ClientPayloadError("the connection ended within the body"))
+
+        closed = protocol.closed
+        if closed is None:  # already
+            ended()
+            return self
+
+        def complete() -> None:
+            closed.remove_done_callback(ended)
+
+        closed.remove_done_callback(_seen)  # once per connection, however many requests it serves
+        closed.add_done_callback(_seen)
+        closed.add_done_callback(ended)
+        content.on_eof(complete)
+        return self
+
+
+def _seen(closed: asyncio.Future[None]) -> None:
+    """Look at how a connection ended, or asyncio complains that nobody did."""
+    if not closed.cancelled():
+        closed.exception()
+
+
 async def _close(response: httpx.Response) -> None:
     with contextlib.suppress(*FAILURES):
         await response.aclose()
@@ -304,9 +348,7 @@ def _checked(base_url: str, *, with_auth: bool) -> httpx.URL:
     except (httpx.InvalidURL, TypeError, UnicodeError):
         url, host = httpx.URL(""), ""
     if url.scheme not in ("http", "https") or not host:
-        raise ConfigError(
-            "base_url is not a web address.", hint="For DeepSeek it is https://api.deepseek.com"
-        )
+        raise ConfigError("base_url is not a web address.", hint=_URL)
     if url.userinfo or url.query or url.fragment or "?" in base_url or "#" in base_url:
         raise ConfigError(
             f"base_url for {host} holds more than an address.", hint="Leave out user, password, ? and #."
@@ -314,6 +356,8 @@ def _checked(base_url: str, *, with_auth: bool) -> httpx.URL:
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", host):
+            raise ConfigError("base_url names no host.", hint=_URL) from None
         last = host.rpartition(".")[2].lower()
         if last.isdigit() or last.startswith("0x"):  # 2130706433, 0x7f.1, 127.1: numbers in disguise
             raise ConfigError(
@@ -376,7 +420,8 @@ def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None) -> AiohttpTrans
     def session() -> aiohttp.ClientSession:  # made at the first request: it belongs to that event loop
         # limit=0: admission is the only limit (the adapter would read None as aiohttp's own 100)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        jar = aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(connector=connector, cookie_jar=jar, response_class=_Response)
 
     return AiohttpTransport(verify=tls, proxy=proxy, trust_env=False, client=session)
 

@@ -175,7 +175,8 @@ def _job_name(job: str | None, digest: str, prompts: Any) -> str:
         return f"apply-{content.hexdigest()}"
     if not isinstance(job, str) or not _JOB_NAME.fullmatch(job):
         raise ConfigError(
-            f"{job!r} is not a job name.", hint="Use letters, digits, spaces and . : / - _, at most 100 of them."
+            f"{job!r} is not a job name.",
+            hint="Use letters, digits, spaces and . : / - _, at most 100 of them.",
         )
     return job
 
@@ -186,14 +187,20 @@ def _budget(client: Client, budget_usd: float | None, spent_usd: float, unknown_
             f"budget_usd is an amount above 0, not {budget_usd!r}.", hint="Give US dollars, such as 0.50."
         )
     return Budget(
-        budget_usd, parent=client.budget, name="budget of the job", spent_usd=spent_usd, unknown_usd=unknown_usd
+        budget_usd,
+        parent=client.budget,
+        name="budget of the job",
+        spent_usd=spent_usd,
+        unknown_usd=unknown_usd,
     )
 
 
 def _work(run: JobRun, figures: Progress, name: str, *, show: bool) -> bool:
     """Run in the background loop while a bar is drawn here; whether the user stopped it."""
     work: Future[None] = background.start(run.run)
-    bar = tqdm(total=figures.total, initial=figures.finished, desc=name, unit="row", disable=not show, leave=True)
+    bar = tqdm(
+        total=figures.total, initial=figures.finished, desc=name, unit="row", disable=not show, leave=True
+    )
     presses = 0
     try:
         while True:
@@ -248,10 +255,6 @@ def _about(name: str, figures: Progress, journal: Journal) -> dict[str, Any]:
 
 def _with_frame(error: DeepSeekError, result: pd.DataFrame, figures: Progress) -> DeepSeekError:
     error.frame = result  # type: ignore[attr-defined]
-    error.message = (
-        f"{error.message} {figures.finished:,} of {figures.total:,} distinct rows are finished and saved (error.frame)."
-    )
+    error.message = f"{error.message} {figures.finished:,} of {figures.total:,} distinct rows are finished and saved (error.frame)."
     error.args = (error.message,)
     return error
-
-

@@ -39,7 +39,12 @@ def answer_columns(schema: Schema | None, into: str | None) -> tuple[str, ...]:
 
 
 def build_frame(
-    index: pd.Index, rows: Rows, keys: Sequence[str], ledger: Iterable[ItemRow], schema: Schema | None, into: str | None
+    index: pd.Index,
+    rows: Rows,
+    keys: Sequence[str],
+    ledger: Iterable[ItemRow],
+    schema: Schema | None,
+    into: str | None,
 ) -> pd.DataFrame:
     """The result: answer columns, then ``status, error, attempts, cached, tokens, cost_usd, latency_s``.
 
@@ -60,7 +65,12 @@ def build_frame(
     blank: dict[str, Any] = {}
     for number, prompt in enumerate(rows.row_prompt):
         if prompt < 0:
-            entry = {"status": "failed", "error": f"TemplateError: {rows.problems[number]}", "attempts": 0, "cost_usd": 0.0}
+            entry = {
+                "status": "failed",
+                "error": f"TemplateError: {rows.problems[number]}",
+                "attempts": 0,
+                "cost_usd": 0.0,
+            }
         else:
             entry = found[prompt]
             if seen[prompt] and entry["status"] != "pending":
@@ -83,7 +93,11 @@ def _entry(item: ItemRow, schema: Schema | None, into: str | None) -> dict[str, 
         try:
             value = schema.parse(answer) if schema else answer.text
         except DeepSeekError as error:  # the model's own checks have changed since it was answered
-            return {"status": "failed", "error": f"{type(error).__name__}: {error.message}", "attempts": answer.attempts}
+            return {
+                "status": "failed",
+                "error": f"{type(error).__name__}: {error.message}",
+                "attempts": answer.attempts,
+            }
         cached = bool(kept.get("cached"))
         return {
             "status": "done",

@@ -48,7 +48,11 @@ def read_rows(frame: pd.DataFrame, template: str, *, missing: Literal["fail", "e
         )
     columns = [str(column) for column in frame.columns]
     compiled.check(columns)
-    wanted = [place for place, column in enumerate(columns) if column in compiled.names or _is_root(column, compiled)]
+    wanted = [
+        place
+        for place, column in enumerate(columns)
+        if column in compiled.names or _is_root(column, compiled)
+    ]
     fill = compiled.compile([columns[place] for place in wanted])
     prompts: dict[str, int] = {}
     row_prompt: list[int] = []

@@ -121,7 +121,9 @@ class JobRun:
                     continue
                 chunk = [self._todo.popleft() for _ in range(min(CHUNK_ROWS, len(self._todo)))]
                 leased = await self._lease(chunk)
-                self._elsewhere += sorted(set(chunk) - leased, key=chunk.index) if len(leased) < len(chunk) else []
+                self._elsewhere += (
+                    sorted(set(chunk) - leased, key=chunk.index) if len(leased) < len(chunk) else []
+                )
             while self._elsewhere and not self._stopping.is_set():
                 await self._look_elsewhere()
         finally:

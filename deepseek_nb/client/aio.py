@@ -216,7 +216,7 @@ class AsyncClient:
     def store(self) -> AnswerStore | None:
         """The answer store; None with ``cache=False``. Opened at the first use."""
         if self._store is None and self.settings.cache:
-            self._store = AnswerStore(self.settings.data_dir / "answers.sqlite3")
+            self._store = AnswerStore(self.settings.data_dir / "answers.db")
         return self._store
 
     @property

@@ -72,8 +72,9 @@ class Account:
         if price is None:
             price = self._prices[minute] = self._table.price(model, at)
         cost_usd = price.cost_usd(hit_tokens=hit_tokens, miss_tokens=miss_tokens, output_tokens=output_tokens)
+        cost_usd = round(cost_usd, 12)
         if self.balance_usd is not None:
-            self.balance_usd -= Decimal(repr(cost_usd))
+            self.balance_usd -= Decimal(f"{cost_usd:.12f}")
         return cost_usd
 
     def to_json(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from json.encoder import encode_basestring as quote
 __all__ = ["DONE", "AnswerHead", "Bill", "StreamText", "compact", "completion_body", "error_body", "fim_body"]
 
 DONE = b"data: [DONE]\n\n"
+INVALID = "invalid_request_error"
 SAMPLE_FINGERPRINT = "fp_8b330d02d0_prod0820_fp8_kvcache_20260402"
 
 
@@ -21,13 +22,11 @@ def compact(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def error_body(
-    message: str, kind: str = "invalid_request_error", code: str = "invalid_request_error"
-) -> bytes:
+def error_body(message: str, kind: str = INVALID, code: str = INVALID) -> bytes:
     """The error envelope.
 
-    >>> error_body("Insufficient Balance", "unknown_error")
-    b'{"error":{"message":"Insufficient Balance","type":"unknown_error","param":null,"code":"invalid_request_error"}}'
+    >>> error_body("No", "a", "b")
+    b'{"error":{"message":"No","type":"a","param":null,"code":"b"}}'
     """
     return compact({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
@@ -76,7 +75,7 @@ def completion_body(
     finish_reason: str = "stop",
     choices: str | None = None,
 ) -> bytes:
-    """A whole answer. ``usage`` is its JSON text or None for no such key; ``choices`` replaces the choices."""
+    """A whole answer. ``usage`` is JSON text, or None for no such key; ``choices`` replaces the choices."""
     if choices is None:
         thought = "" if reasoning is None else f',"reasoning_content":{quote(reasoning)}'
         choices = (

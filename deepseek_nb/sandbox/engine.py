@@ -1,4 +1,4 @@
-"""The answer engine: plain, deterministic rules that stand in for a model. A SIMULATION: answers mean nothing.
+"""The answer engine: plain, deterministic rules in place of a model. A SIMULATION: answers mean nothing.
 
 The rules. "Return exactly: X" and "Reply with exactly X" are answered with X. In JSON mode the
 first JSON Schema found in the messages (the system message first) is filled from the last user

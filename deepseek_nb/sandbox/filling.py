@@ -42,10 +42,12 @@ _FORMATS = {
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
 _PATTERN_GUESSES = (
-    "A", "a", "1", "AB", "ab", "12", "ABC", "abc", "123", "1234", "12345", "AB12", "A1", "A-1", "AB-12", "ABC-123",
-    "AB-1234", "2026", "2026-11", "2026-11-23", "10:00", "+4912345678", "a-b", "a_b", "#a1b2c3", "1.0", "1.0.0",
+    "A", "a", "1", "AB", "ab", "12", "ABC", "abc", "123", "1234", "12345", "AB12", "A1", "A-1", "AB-12",
+    "ABC-123", "AB-1234", "2026", "2026-11", "2026-11-23", "10:00", "+4912345678", "a-b", "a_b", "#a1b2c3",
+    "1.0", "1.0.0",
 )  # fmt: skip
-_DEEP = 8
+_DEEP = 4
+_DEEPEST = 40
 
 
 def fill(schema: dict[str, Any], text: str) -> Any:
@@ -62,7 +64,7 @@ class _Filler:
         self.root = root
         self.text = text
         self.words = words_of(text)
-        self.stems = stems(text)
+        self.stems = frozenset(word[:5] for word in self.words)
         self.mood = mood(self.words)
         self._sentences: list[str] | None = None
 
@@ -85,7 +87,7 @@ class _Filler:
         if schema.get("enum"):
             return self.option(schema["enum"], name, salt)
         kind = self.kind(schema)
-        if depth > _DEEP and kind in ("object", "array"):
+        if depth > _DEEPEST and kind in ("object", "array"):
             return {} if kind == "object" else []
         match kind:
             case "object":
@@ -127,7 +129,7 @@ class _Filler:
         solid = [
             choice for choice in choices if self.kind(choice) != "null" and choice.get("const", 0) is not None
         ]
-        if depth > _DEEP - 2:  # a schema that contains itself has to end
+        if depth > _DEEP:  # a schema that contains itself has to end
             solid = [c for c in choices if self.kind(c) not in ("object", "array")] or solid
         consts = [choice["const"] for choice in solid if isinstance(choice.get("const"), str)]
         if consts and len(consts) == len(solid):
@@ -163,11 +165,13 @@ class _Filler:
     # ---------------------------------------------------------------------------- each of them
 
     def members(self, schema: dict[str, Any], salt: str, depth: int) -> dict[str, Any]:
+        required = schema.get("required", ())
         made = {
             name: self.value(part, f"{name} {_about(part)}", f"{salt}.{name}", depth + 1)
             for name, part in schema.get("properties", {}).items()
+            if depth <= _DEEP or name in required
         }
-        for name in schema.get("required", ()):
+        for name in required:
             if name not in made:
                 made[name] = self.value({"type": "string"}, name, f"{salt}.{name}", depth + 1)
         return made
@@ -180,12 +184,14 @@ class _Filler:
         item = schema.get("items", {} if not fixed else False)
         least = schema.get("minItems", 0)
         most = schema.get("maxItems", max(least, 3))
-        if item is False or most <= len(fixed):
+        ends = depth > _DEEP and least <= len(fixed)
+        if item is False or most <= len(fixed) or ends:
             return fixed
         wanted = min(max(least, 1 + self.drawn("items", salt) % 2), most)
         options = self.resolved(item, depth).get("enum")
         if options:
-            ranked = sorted(options, key=lambda option: self.score(option, name, salt), reverse=True)
+            found = self.stems_beside(options)
+            ranked = sorted(options, key=lambda option: self.score(option, name, salt, found), reverse=True)
             return [*fixed, *(ranked * wanted if wanted > len(ranked) else ranked)[: wanted - len(fixed)]]
         made = fixed
         for at in range(len(fixed), wanted + 32):
@@ -197,16 +203,27 @@ class _Filler:
         return made
 
     def option(self, options: list[Any], name: str, salt: str) -> Any:
-        return max(options, key=lambda option: self.score(option, name, salt))
+        found = self.stems_beside(options)
+        return max(options, key=lambda option: self.score(option, name, salt, found))
 
-    def score(self, option: Any, name: str, salt: str) -> tuple[float, float, int]:
-        """How well an option fits the text."""
+    def stems_beside(self, options: list[Any]) -> frozenset[str]:
+        """The words of the text; where it lists all the options, that list does not count."""
+        names = [str(option) for option in options if option is not None]
+        if len(names) < 2 or not all(name in self.text for name in names):
+            return self.stems
+        rest = self.text
+        for name in sorted(names, key=len, reverse=True):
+            rest = rest.replace(name, " ", 1)
+        return stems(rest)
+
+    def score(self, option: Any, name: str, salt: str, found: frozenset[str]) -> tuple[float, float, int]:
+        """How well an option fits the words found."""
         if option is None:
             return (-1.0, -1.0, 0)
         text = str(option)
         side = mood_of_option(text)
         fit = 0.0 if side is None else self.mood if side == "positive" else -self.mood
-        return (overlap(text, self.stems), fit, self.drawn("option", salt, name, text))
+        return (overlap(text, found), fit, self.drawn("option", salt, name, text))
 
     def number(self, schema: dict[str, Any], name: str, salt: str, *, whole: bool) -> int | float:
         low, high = _bounds(schema, whole=whole)
@@ -249,19 +266,19 @@ class _Filler:
         return self.drawn("truth", salt) % 2 == 1
 
     def string(self, schema: dict[str, Any], name: str, salt: str) -> str:
-        made = _FORMATS.get(schema.get("format", ""))
-        if made is not None:
-            return made
+        shaped = _FORMATS.get(schema.get("format", ""))
+        if shaped is not None:
+            return shaped
         most = schema.get("maxLength", 160)
         if "pattern" in schema:
             return self.matching(schema["pattern"], most)
         about = name_stems(name)
         best = max(self.sentences, key=lambda s: (len(about & stems(s)), self.drawn("sentence", salt, s)))
-        made = clip(best, max(most, 0))
+        made: str = clip(best, max(most, 0))
         least = schema.get("minLength", 0)
         while len(made) < least:
             made = f"{made} {best or 'none'}".strip()[: max(least, most)]
-        return made[:most] if "maxLength" in schema else made
+        return str(made[:most])
 
     def matching(self, pattern: str, most: int) -> str:
         """Best effort: a part of the text that matches, else a common shape that does."""
@@ -269,12 +286,13 @@ class _Filler:
             wanted = re.compile(pattern)
         except re.error:
             return clip(self.sentences[0], most)
-        for candidate in (
+        words: list[str] = [
             *self.text.split(),
             *_NUMBER.findall(self.text),
             *_PATTERN_GUESSES,
             self.text.strip(),
-        ):
+        ]
+        for candidate in words:
             if len(candidate) <= most and wanted.search(candidate):
                 return candidate
         return clip(self.sentences[0], most)

@@ -33,7 +33,7 @@ class RequestRecord:
     """Hash of the messages only."""
     fault: str | None = None
     complete: bool = False
-    """The whole answer was handed to the socket, and the client had not gone away."""
+    """A whole answer, good or bad, was handed to the socket, and the client had not gone away."""
     usable: bool = False
     """Complete, with a text, a good finish reason, and not spoiled by a fault."""
     aborted: bool = False
@@ -67,7 +67,7 @@ class RequestLog:
         self._lock = threading.RLock() if lock is None else lock
         self._file: TextIO | None = None
         if path is not None:
-            self._file = Path(path).open("a", encoding="utf-8")
+            self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115  open until close()
 
     def append(self, record: RequestRecord) -> None:
         """Add a record, and write its line to the file."""

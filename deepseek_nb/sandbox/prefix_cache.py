@@ -27,7 +27,7 @@ KEPT_UNITS = 200_000
 
 
 class PrefixCache:
-    """Units by user. ``settle_s``: how long after its request a unit can be hit; ``expiry_s``: for how long."""
+    """Units by user, each ready ``settle_s`` after its request, and for ``expiry_s`` from then."""
 
     def __init__(
         self, rule: CacheRule = "units", *, settle_s: float = 0.0, expiry_s: float = 24 * 3600.0

@@ -131,12 +131,6 @@ class Run:
             self._write(data, head=b"" if self.status else self._head_bytes())
             self.listener.sent(tokens)
 
-    def finish(self) -> None:
-        """End a body that has no more parts."""
-        with self.connection.lock:
-            self._write(b"", head=b"" if self.status else self._head_bytes(), last=True)
-            self._end_after_drain()
-
     def break_off(self, *, reset: bool) -> None:
         """End the connection without ending the answer."""
         with self.connection.lock:

@@ -80,7 +80,8 @@ class Sandbox:
     @property
     def in_flight(self) -> int:
         """Requests that were let in and have no complete answer yet."""
-        return self._service.in_flight
+        with self._service.lock:
+            return self._service.in_flight
 
     @property
     def faults(self) -> Any:
@@ -115,7 +116,7 @@ class Sandbox:
         for connection in list(self._connections):
             connection.reset()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while self._connections:
+        while self._connections:  # noqa: ASYNC110  each goes within a turn of the loop
             await asyncio.sleep(0)
         await self._server.wait_closed()
         self._server = None

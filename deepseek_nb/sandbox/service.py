@@ -84,7 +84,8 @@ class Case:
             produced = min(self._tokens, self.bill.completion_tokens)
             miss = self.bill.prompt_tokens - hit
             cost_usd = service.account.charge(request.served, service.clock.utc(), hit, miss, produced)
-        whole = complete and run.status == 200 and (spec is None or spec.whole)
+        answered = request is not None and complete and run.status == 200
+        whole = answered and (spec is None or spec.whole)
         service.settle(self)
         service.log.append(
             RequestRecord(
@@ -222,7 +223,7 @@ class Service:
         hit = self.cache.hit_tokens(
             request.user_id, request.prompt_tokens, request.blocks, request.prompt_hash, self.clock.now_s()
         )
-        thought = None if draft.reasoning is None or not request.thinking else len(draft.reasoning)
+        thought = None if draft.reasoning is None else len(draft.reasoning)
         case.bill = Bill(request.prompt_tokens, hit, draft.tokens, thought)
         factor = 1.0
         if setup.spread:

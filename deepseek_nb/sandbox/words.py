@@ -14,85 +14,24 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
 _CUES: dict[str, frozenset[str]] = {
     "positive": frozenset(
-        [
-            "beautiful",
-            "best",
-            "comfortable",
-            "excellent",
-            "fast",
-            "favorite",
-            "friendly",
-            "good",
-            "great",
-            "happy",
-            "helpful",
-            "love",
-            "nice",
-            "perfect",
-            "pleased",
-            "recommend",
-            "satisfied",
-            "thank",
-            "thanks",
-            "well",
-            "wonderful",
-        ]
+        _WORD.findall(
+            "beautiful best comfortable excellent fast favorite friendly good great happy helpful love nice "
+            "perfect pleased recommend satisfied thank thanks well wonderful"
+        )
     ),
     "negative": frozenset(
-        [
-            "angry",
-            "awful",
-            "bad",
-            "broken",
-            "cancel",
-            "complaint",
-            "damaged",
-            "declined",
-            "delay",
-            "disappointed",
-            "error",
-            "fail",
-            "failed",
-            "fraud",
-            "hate",
-            "late",
-            "lost",
-            "missing",
-            "never",
-            "poor",
-            "problem",
-            "refund",
-            "return",
-            "slow",
-            "stolen",
-            "terrible",
-            "unhappy",
-            "worst",
-            "wrong",
-        ]
+        _WORD.findall(
+            "angry awful bad broken cancel complaint damaged declined delay disappointed error fail failed "
+            "fraud hate late lost missing never poor problem refund return slow stolen "
+            "terrible unhappy worst wrong"
+        )
     ),
 }
 _MOODS: dict[str, str] = dict.fromkeys(
-    [
-        "bad",
-        "critical",
-        "default",
-        "deny",
-        "fraud",
-        "high",
-        "negative",
-        "no",
-        "poor",
-        "reject",
-        "unhappy",
-        "unsatisfied",
-        "urgent",
-        "worse",
-    ],
+    _WORD.findall("bad critical default deny fraud high negative no poor reject unhappy urgent worse"),
     "negative",
 ) | dict.fromkeys(
-    ["accept", "approve", "excellent", "good", "great", "happy", "low", "positive", "satisfied", "yes"],
-    "positive",
+    _WORD.findall("accept approve excellent good great happy low positive satisfied yes"), "positive"
 )
 
 

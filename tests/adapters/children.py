@@ -1,4 +1,4 @@
-"""Real child processes for the tests of what is kept on disk; they find the package where this process does."""
+"""Real child processes for the tests of what is kept on disk."""
 
 import os
 import random
@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+# they find the package where this process does
 HERE = Path(__file__).parent
 
 

@@ -16,7 +16,7 @@ class Seen:
     """One request as it came."""
 
     line: str
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)  # keys stand in them
     body: bytes
 
 

@@ -1,4 +1,4 @@
-"""A disk of one megabyte for the tests of a full one; skipped, with the reason, where mounting is not allowed."""
+"""A disk of one megabyte for the tests of a full one; skipped, loudly, where mounting is not allowed."""
 
 import contextlib
 import subprocess
@@ -12,7 +12,9 @@ def small_disk(folder, size="1m"):
     folder.mkdir()
     try:
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
         )
     except FileNotFoundError:
         pytest.skip("DISK FULL NOT TESTED: there is no mount command")

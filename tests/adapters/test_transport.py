@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import inspect
 import logging
@@ -118,10 +119,12 @@ def test_connections_are_kept_and_cookies_are_not():
             await wire.answer(b"{}", headers="Set-Cookie: who=me; Path=/\r\n")
 
     async def main():
-        async with raw_server(script) as server, transport_to(server.url) as transport:
-            for _ in range(3):
-                await read(transport)
-                await transport.get("/models")
+        async with raw_server(script) as server:
+            named = f"http://localhost:{server.port}"  # aiohttp's own jar keeps no cookies of bare numbers
+            async with transport_to(named) as transport:
+                for _ in range(3):
+                    await read(transport)
+                    await transport.get("/models")
             return server
 
     server = asyncio.run(main())
@@ -246,6 +249,16 @@ def test_get_ends_at_its_time_limit(start):
         return caught.value
 
     assert asyncio.run(main()).charged == "no"
+
+
+def test_a_lost_get_costs_nothing():
+    async def main():
+        async with raw_server(_hang_up) as server, transport_to(server.url) as transport:
+            with pytest.raises(ConnectionLost) as caught:
+                await transport.get("/models")
+        return caught.value.charged
+
+    assert asyncio.run(main()) == "no"
 
 
 def test_get_refuses_an_endless_page():
@@ -475,6 +488,27 @@ def test_a_kept_connection_the_server_has_closed_meanwhile():
 
     assert asyncio.run(main(closes_idle)) == [200] * 6
     assert asyncio.run(main(closes_on_the_next)) == [200, True] * 3
+
+
+def test_a_kept_connection_that_is_reset_while_idle_makes_no_noise(caplog):
+    async def script(wire):
+        for _ in range(3):
+            await wire.request()
+            await wire.answer(b"{}")
+        await asyncio.sleep(0.05)
+        wire.reset()
+
+    async def main():
+        async with raw_server(script) as server, transport_to(server.url) as transport:
+            for _ in range(3):
+                await read(transport)
+            assert server.connections == 1
+            await asyncio.sleep(0.15)
+            gc.collect()
+
+    asyncio.run(main())
+    gc.collect()
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 # -- redirects, loops, closing -----------------------------------------------------------------------

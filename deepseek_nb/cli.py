@@ -1,0 +1,243 @@
+"""The shell face: ``deepseek-nb demo | sandbox | models | balance | jobs | cache``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from deepseek_nb import __version__
+from deepseek_nb.core.errors import ConfigError, DeepSeekError
+
+__all__ = ["main"]
+
+
+def _room(name: str) -> Any:
+    """A room of the house, entered when its command runs: ``--help`` must not wait a second for pandas."""
+    return import_module(f"deepseek_nb.{name}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status: 0 done, 1 rows left, 2 an error, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except DeepSeekError as error:
+        print("\n".join(error._render_traceback_()), file=sys.stderr)  # noqa: SLF001 (the lines a person reads)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. What is done is saved; the same command goes on.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deepseek-nb",
+        description="DeepSeek for notebooks and DataFrames: gets the work through a busy server.",
+        epilog="Settings come from the environment (DEEPSEEK_API_KEY, DEEPSEEK_NB_...) and from "
+        "[tool.deepseek_nb] in pyproject.toml.",
+    )
+    parser.add_argument("--version", action="version", version=f"deepseek-nb {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_sandbox(commands)
+    for name, run, told in (
+        ("models", _models, "list the models the server offers"),
+        ("balance", _balance, "show the account's balance"),
+    ):
+        command = commands.add_parser(name, help=told)
+        _add_server(command)
+        command.set_defaults(run=run)
+    _add_jobs(commands)
+    _add_cache(commands)
+    return parser
+
+
+def _add_server(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--base-url", help="where the server is (default: https://api.deepseek.com)")
+    command.add_argument("--api-key", help="the key; better in the environment, as DEEPSEEK_API_KEY")
+    command.add_argument("--data-dir", help="where answers and jobs are kept")
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+
+
+# ------------------------------------------------------------------------------------------- demo
+
+
+def _add_demo(commands: Any) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="score 1,000 credit applicants through a server that misbehaves",
+        description="Score the 1,000 applicants of German credit. Without a key it starts a simulated server that "
+        "misbehaves; with --api-key the same job runs on the real service. Run again, it sends nothing: "
+        "the answers are kept.",
+    )
+    _add_server(command)
+    command.add_argument("--model", help="the model to ask (default: deepseek-flash)")
+    command.add_argument("--rows", type=int, metavar="N", help="only the first N applicants")
+    command.add_argument("--job", help="the job's name (default: demo-german-credit)")
+    command.add_argument(
+        "--budget", type=float, metavar="USD", dest="budget_usd", help="spend at most this much"
+    )
+    command.add_argument(
+        "--calm", action="store_false", dest="faults", help="let the simulated server behave"
+    )
+    command.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.rows is not None and options.rows < 1:
+        raise ConfigError(f"--rows is at least 1, not {options.rows}.")
+    names = ("rows", "base_url", "api_key", "model", "job", "budget_usd", "data_dir", "faults")
+    return int(_room("demo").run_demo(**_given(options, *names)))
+
+
+# ---------------------------------------------------------------------------------------- sandbox
+
+
+def _add_sandbox(commands: Any) -> None:
+    command = commands.add_parser(
+        "sandbox",
+        help="run the simulated DeepSeek server until interrupted",
+        description="A simulated DeepSeek server on 127.0.0.1. Its answers come from simple rules. "
+        "Faults are given by name and share: --faults busy_503=0.1,hang=0.01 (--list-faults names them all).",
+    )
+    command.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
+    command.add_argument("--api-key", help="the only key it takes (default: sk-sandbox-0000000000000000)")
+    command.add_argument("--faults", default="", metavar="NAME=SHARE,...", help="how it misbehaves")
+    command.add_argument("--list-faults", action="store_true", help="name every fault and stop")
+    command.add_argument("--log", dest="log_path", metavar="FILE", help="write one line of JSON per request")
+    command.add_argument("--seed", type=int, default=0, help="of everything that is drawn by chance")
+    command.add_argument(
+        "--balance", dest="balance_usd", metavar="USD", help="the account's balance (default: 100.00)"
+    )
+    command.add_argument(
+        "--concurrency", type=int, help="requests at once before a 429 (default: by balance)"
+    )
+    command.add_argument("--slots", type=int, help="requests worked on at once (default: all)")
+    command.add_argument(
+        "--queue", type=int, help="requests that may wait for a slot before a 503 (default: 0)"
+    )
+    command.add_argument(
+        "--first-token", type=float, dest="first_token_s", metavar="S", help="seconds to the first token"
+    )
+    command.add_argument(
+        "--token", type=float, dest="token_s", metavar="S", help="seconds from token to token"
+    )
+    command.add_argument("--time-scale", type=float, metavar="X", help="server seconds in a real second")
+    command.set_defaults(run=_sandbox)
+
+
+def _sandbox(options: argparse.Namespace) -> int:
+    room = _room("sandbox")
+    if options.list_faults:
+        print(room.fault_table())
+        return 0
+    names = ("port", "api_key", "seed", "log_path", "balance_usd", "concurrency", "slots", "queue")
+    given = _given(options, *names, "first_token_s", "token_s", "time_scale")
+    try:
+        if options.faults:
+            given["faults"] = room.FaultScript.weights(_shares(options.faults), seed=options.seed)
+        sandbox = room.Sandbox(**given)
+    except (ValueError, TypeError) as why:
+        raise ConfigError(f"The sandbox cannot be set up so: {why}") from None
+    sandbox.serve_forever()
+    return 0
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            raise ConfigError(f"{part!r} is not NAME=SHARE, such as busy_503=0.1.") from None
+    return shares
+
+
+# ------------------------------------------------------------------------- the account and the files
+
+
+def _client(options: argparse.Namespace) -> Any:
+    return _room("client.sync").Client(**_given(options, "base_url", "api_key", "data_dir"))
+
+
+def _models(options: argparse.Namespace) -> None:
+    with _client(options) as client:
+        for model in client.models():
+            window = model.get("context_window")
+            size = f"  context {window:,} tokens" if isinstance(window, int) else ""
+            print(f"{model.get('id', '?'):24}{model.get('name', '')}{size}".rstrip())
+
+
+def _balance(options: argparse.Namespace) -> None:
+    with _client(options) as client:
+        told = client.balance()
+    for info in told.get("balance_infos", []):
+        print(f"{info.get('total_balance')} {info.get('currency')} (granted {info.get('granted_balance')})")
+    if not told.get("is_available", True):
+        print("The account has no balance to ask with.")
+
+
+def _data_dir(options: argparse.Namespace) -> Any:
+    return _room("adapters.settings").load_settings(**_given(options, "data_dir")).data_dir
+
+
+def _add_jobs(commands: Any) -> None:
+    command = commands.add_parser("jobs", help="list the jobs, or delete one")
+    command.add_argument("--data-dir", help="where answers and jobs are kept")
+    command.add_argument("--delete", metavar="NAME", help="delete this job; its answers stay in the store")
+    command.set_defaults(run=_jobs)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    file = _data_dir(options) / "jobs.db"
+    if not file.exists():
+        print(f"No jobs in {file.parent}")
+        return 0
+    with _room("adapters.journal").Journal(file) as journal:
+        if options.delete is not None:
+            if not journal.delete(options.delete):
+                raise ConfigError(
+                    f"There is no job {options.delete!r}.", hint="See them with: deepseek-nb jobs"
+                )
+            print(f"Deleted {options.delete}")
+            return 0
+        print(f"{'job':40} {'state':8} {'done':>8} {'failed':>8} {'pending':>8} {'spent':>10}")
+        for job in journal.jobs():
+            counts = journal.counts(job.name)
+            pending = counts["q"] + counts["r"]
+            spent_usd = job.spent_usd + job.unknown_usd
+            print(
+                f"{job.name:40} {job.state:8} {counts['d']:8,} {counts['f']:8,} {pending:8,} {spent_usd:10.4f}"
+            )
+    return 0
+
+
+def _add_cache(commands: Any) -> None:
+    command = commands.add_parser("cache", help="show what the answer store holds, or purge it")
+    command.add_argument("--data-dir", help="where answers and jobs are kept")
+    command.add_argument("--purge", action="store_true", help="delete answers (all, or those chosen below)")
+    command.add_argument("--older-than", metavar="AGE", help="only answers older than this, such as 30d")
+    command.add_argument("--match", metavar="PATTERN", help="only keys like this, such as 'sandbox/*'")
+    command.set_defaults(run=_cache)
+
+
+def _cache(options: argparse.Namespace) -> int:
+    file = _data_dir(options) / "answers.db"
+    if not file.exists():
+        print(f"No answers in {file.parent}")
+        return 0
+    with _room("adapters.store").AnswerStore(file) as store:
+        if options.purge:
+            age_s = options.older_than and _room("adapters.settings").parse_duration_s(options.older_than)
+            print(f"Deleted {store.purge(older_than_s=age_s or None, match=options.match):,} answers")
+            return 0
+        stats = store.stats()
+        print(f"{file}\n{stats['items']:,} answers, {stats['size_bytes'] / 1e6:,.1f} MB")
+    return 0
