@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options) or 0)
     except DeepSeekError as error:
-        print("\n".join(error._render_traceback_()), file=sys.stderr)  # noqa: SLF001 (the lines a person reads)
+        print("\n".join(error._render_traceback_()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted. What is done is saved; the same command goes on.", file=sys.stderr)
@@ -72,8 +72,8 @@ def _add_demo(commands: Any) -> None:
     command = commands.add_parser(
         "demo",
         help="score 1,000 credit applicants through a server that misbehaves",
-        description="Score the 1,000 applicants of German credit. Without a key it starts a simulated server that "
-        "misbehaves; with --api-key the same job runs on the real service. Run again, it sends nothing: "
+        description="Score the 1,000 applicants of German credit. Without a key it starts a simulated server "
+        "that misbehaves; with --api-key the same job runs on the real service. Run again, it sends nothing: "
         "the answers are kept.",
     )
     _add_server(command)
@@ -213,9 +213,8 @@ def _jobs(options: argparse.Namespace) -> int:
             counts = journal.counts(job.name)
             pending = counts["q"] + counts["r"]
             spent_usd = job.spent_usd + job.unknown_usd
-            print(
-                f"{job.name:40} {job.state:8} {counts['d']:8,} {counts['f']:8,} {pending:8,} {spent_usd:10.4f}"
-            )
+            figures = f"{counts['d']:8,} {counts['f']:8,} {pending:8,} {spent_usd:10.4f}"
+            print(f"{job.name:40} {job.state:8} {figures}")
     return 0
 
 
@@ -241,3 +240,7 @@ def _cache(options: argparse.Namespace) -> int:
         stats = store.stats()
         print(f"{file}\n{stats['items']:,} answers, {stats['size_bytes'] / 1e6:,.1f} MB")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

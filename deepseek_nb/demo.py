@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pydantic
@@ -14,7 +14,7 @@ from deepseek_nb.batch.apply import apply
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.prices import PriceTable
 from deepseek_nb.data import read_json, read_text
-from deepseek_nb.sandbox import FaultScript, Sandbox
+from deepseek_nb.sandbox import Fault, FaultScript, Sandbox
 
 __all__ = ["FAULTS", "PROTECTED", "CreditRisk", "applicants", "run_demo", "template"]
 
@@ -30,7 +30,7 @@ PROTECTED = ("personal_status_and_sex", "foreign_worker", "age_in_years")
 NOT_ASKED = ("applicant_id", "credit_risk")
 """The number of the file, and what really happened."""
 
-FAULTS = {
+FAULTS: dict[str | Fault, float] = {
     "busy_503": 0.06,
     "rate_429": 0.03,
     "keepalive_then_json": 0.04,
@@ -40,7 +40,7 @@ FAULTS = {
 }
 """Share of the requests that the simulated server treats badly, by the name of the fault."""
 
-_IN_WORDS = {
+_IN_WORDS: dict[str | Fault, str] = {
     "busy_503": "refused: server too busy (503)",
     "rate_429": "refused: too many in flight (429)",
     "keepalive_then_json": "made to wait, kept alive by blank lines or comments",
@@ -100,7 +100,7 @@ def run_demo(
     """
     frame = applicants(rows)
     options = {"model": model, "data_dir": data_dir, "base_url": base_url, "api_key": api_key}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if base_url is None and api_key is None:
         script = FaultScript.weights(FAULTS, seed=SEED) if faults else None
         with Sandbox(
@@ -136,14 +136,16 @@ def _score(target: Target, frame: pd.DataFrame, job: str, budget_usd: float | No
 
 def _introduce(target: Target, frame: pd.DataFrame, faulty: bool) -> None:
     print(
-        f"{len(frame):,} applicants of German credit (H. Hofmann, UCI, CC BY 4.0), {len(frame.columns) - 5} attributes each."
+        f"{len(frame):,} applicants of German credit (H. Hofmann, UCI, CC BY 4.0), "
+        f"{len(frame.columns) - len(PROTECTED + NOT_ASKED)} attributes each."
     )
     print(f"Left out of the prompt: {', '.join(PROTECTED)}.")
     if target.sandbox is None:
         print(f"Asking {target.client.settings.base_url}, model {target.client.settings.model}.")
     else:
         print(
-            "Asking a SIMULATED DeepSeek server on this machine: its answers come from simple rules and mean nothing."
+            "Asking a SIMULATED DeepSeek server on this machine: its answers come from simple rules "
+            "and mean nothing."
         )
         if faulty:
             print("It misbehaves on purpose, in this share of the requests:")
@@ -167,11 +169,13 @@ def _report(target: Target, scored: pd.DataFrame) -> int:
         print("Survived  " + ", ".join(f"{count:,} x {name}" for name, count in survived))
     tokens = int(scored["tokens"].sum())
     print(
-        f"Bill      ${about['run_cost_usd']:.4f} this time, ${about['job_cost_usd']:.4f} for the job{simulated}; {tokens:,} tokens"
+        f"Bill      ${about['run_cost_usd']:.4f} this time, ${about['job_cost_usd']:.4f} for the job"
+        f"{simulated}; {tokens:,} tokens"
     )
     if target.sandbox is not None:
         print(
-            f"          the server charged ${target.sandbox.log.cost_usd:.4f}; {_hour(target.client.settings.model)}"
+            f"          the server charged ${target.sandbox.log.cost_usd:.4f} this time; "
+            f"{_hour(target.client.settings.model)}"
         )
         twice = sum(target.sandbox.log.answered_twice().values())
         print(f"          {twice} questions were answered, and paid, twice")

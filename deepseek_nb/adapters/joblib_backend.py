@@ -79,7 +79,7 @@ def memory(location: str | Path | None = None, **options: Any) -> joblib.Memory:
     Example::
 
         @memory().cache
-        def summary(text: str) -> dict: ...     # the second call with the same text costs 0.1 ms
+        def summary(text: str) -> dict: ...     # the second call with the same text costs 0.2 ms
     """
     register()
     if location is None:

@@ -88,8 +88,8 @@ class AnswerStore:
     age is counted from the moment it was put, one from the future has age 0. ``ttl_s=None`` means
     however old. Values are dicts of what JSON can hold, and every reader gets a dict of its own.
 
-    Costs: a memory hit 4 us, a lookup on disk 25 us alone and 8 us in batches; a ``put`` is one fsync
-    (about 0.4 ms), in groups of 64 about 20 us each. Every method raises ConfigError, never
+    Costs: a memory hit 4 us, a lookup on disk 25 us alone and 10 us in batches; a ``put`` is one fsync
+    (about 0.4 ms), in groups of 64 about 35 us each. Every method raises ConfigError, never
     sqlite3's errors, where the file cannot be used; see :mod:`deepseek_nb.adapters.database`.
 
     Example::
@@ -246,7 +246,7 @@ class AnswerStore:
         """Whether ``key`` is now this owner's to ask, for ``lease_s`` seconds. ``owner=None``: this process.
 
         False while another holds it: its lease (by the monotonic clock of this boot) has not ended and
-        its process may live. About 60 us; a power cut may lose a claim, not an answer.
+        its process may live. About 30 us; a power cut may lose a claim, not an answer.
         """
         owner = owner or self.owner
         now = self._monotonic()
@@ -333,7 +333,7 @@ class AnswerStore:
         ``older_than_s``: put more than so many seconds ago; ``match``: key fits the glob; ``keys``:
         one of these. No byte of them stays in the file, its log or its damaged copies; damaged rows
         are deleted with them. Other processes may hold some in memory until they end. Rewrites the
-        file: about 1 s for 300 MB. joblib's results are not touched.
+        file: about 1 s for 130 MB. joblib's results are not touched.
         """
         conditions, values = ["1"], list[Any]()
         if older_than_s is not None:
@@ -610,7 +610,7 @@ def json_text(value: Any) -> str:
 
 
 def checksum(key: str, created: float, text: str) -> str:
-    """What a row must still give when it is read: key, time and text belong together. 1.5 us for 1 kB."""
+    """What a row must still give when it is read: key, time and text belong together. 2 us for 1 kB."""
     digest = blake2b(f"{key}\n{created!r}\n".encode("utf-8", "surrogatepass"), digest_size=16)
     digest.update(text.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -6,7 +6,6 @@ import re
 import time
 import warnings
 from concurrent.futures import Future
-from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -17,14 +16,14 @@ from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.settings import parse_duration_s
 from deepseek_nb.batch.frame import answer_columns, build_frame
 from deepseek_nb.batch.progress import Progress
-from deepseek_nb.batch.rows import read_rows
-from deepseek_nb.batch.run import JobRun
+from deepseek_nb.batch.rows import Rows, read_rows
+from deepseek_nb.batch.run import JobRun, MakeErrand
 from deepseek_nb.batch.spec import ROW_PRIORITY, JobSpec
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, DeepSeekError
+from deepseek_nb.core.errors import ConfigError, ContextTooLong, DeepSeekError
 from deepseek_nb.session import client as default_client
 
 __all__ = ["JobIncomplete", "apply"]
@@ -111,7 +110,7 @@ def apply(
             cache=cache,
             budget=budget,
         )
-        keys = [make_errand(prompt, None).key for prompt in rows.prompts]
+        rows, keys = _fitting(rows, make_errand)
         journal.open_job(
             name,
             digest,
@@ -165,6 +164,20 @@ class _Standing:
         self.progress.done = sum(states.get(key) == "d" for key in keys)
         self.progress.failed = sum(states.get(key) == "f" for key in keys)
         self.progress.already = self.progress.finished
+
+
+def _fitting(rows: Rows, make_errand: MakeErrand) -> tuple[Rows, list[str]]:
+    """The rows that fit the model's context, and their keys; raises where none does."""
+    keys: list[str] = []
+    unfit: dict[int, str] = {}
+    for place, prompt in enumerate(rows.prompts):
+        try:
+            keys.append(make_errand(prompt, None).key)
+        except ContextTooLong as error:
+            if len(unfit) + 1 == len(rows.prompts):
+                raise
+            unfit[place] = f"{type(error).__name__}: {error.message}"
+    return rows.without(unfit), keys
 
 
 def _job_name(job: str | None, digest: str, prompts: Any) -> str:
@@ -225,7 +238,7 @@ def _finished(work: Future[None], figures: Progress, bar: tqdm[Any]) -> bool:
         time.sleep(LOOK_S)
         _draw(bar, figures)
     _draw(bar, figures)
-    with suppress(Exception) if work.cancelled() else suppress():
+    if not work.cancelled():
         work.result()
     return True
 
@@ -255,6 +268,9 @@ def _about(name: str, figures: Progress, journal: Journal) -> dict[str, Any]:
 
 def _with_frame(error: DeepSeekError, result: pd.DataFrame, figures: Progress) -> DeepSeekError:
     error.frame = result  # type: ignore[attr-defined]
-    error.message = f"{error.message} {figures.finished:,} of {figures.total:,} distinct rows are finished and saved (error.frame)."
+    finished = (
+        f"{figures.finished:,} of {figures.total:,} distinct rows are finished and saved (error.frame)."
+    )
+    error.message = f"{error.message} {finished}"
     error.args = (error.message,)
     return error

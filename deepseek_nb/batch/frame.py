@@ -33,7 +33,8 @@ def answer_columns(schema: Schema | None, into: str | None) -> tuple[str, ...]:
     if taken:
         raise FrameError(
             f"The answer's column {taken[0]!r} has the name of a column that tells about the row.",
-            hint=f"Rename the field, or pass into='some_name' to get the whole answer in one column. Taken: {', '.join(ABOUT)}.",
+            hint="Rename the field, or pass into='some_name' to get the whole answer in one column. "
+            f"Taken: {', '.join(ABOUT)}.",
         )
     return names
 
@@ -63,11 +64,12 @@ def build_frame(
     seen = [False] * len(keys)
     columns: dict[str, list[Any]] = {name: [] for name in (*names, *ABOUT)}
     blank: dict[str, Any] = {}
+    entry: dict[str, Any]
     for number, prompt in enumerate(rows.row_prompt):
         if prompt < 0:
             entry = {
                 "status": "failed",
-                "error": f"TemplateError: {rows.problems[number]}",
+                "error": rows.problems[number],
                 "attempts": 0,
                 "cost_usd": 0.0,
             }

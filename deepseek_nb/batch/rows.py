@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,22 @@ class Rows:
     prompts: Sequence[str]
     row_prompt: Sequence[int]
     problems: dict[int, str]
+
+    def without(self, unfit: Mapping[int, str]) -> Rows:
+        """The same frame, where the prompts at these positions cannot be asked, for the reason given."""
+        if not unfit:
+            return self
+        kept = [place for place in range(len(self.prompts)) if place not in unfit]
+        moved = {place: number for number, place in enumerate(kept)}
+        problems = dict(self.problems)
+        for row, place in enumerate(self.row_prompt):
+            if place in unfit:
+                problems[row] = unfit[place]
+        return Rows(
+            [self.prompts[place] for place in kept],
+            [moved.get(place, -1) for place in self.row_prompt],
+            problems,
+        )
 
 
 def read_rows(frame: pd.DataFrame, template: str, *, missing: Literal["fail", "empty"] = "fail") -> Rows:
@@ -62,13 +78,13 @@ def read_rows(frame: pd.DataFrame, template: str, *, missing: Literal["fail", "e
         try:
             prompt = fill(row)
         except TemplateError as why:
-            problems[number] = why.message
+            problems[number] = f"TemplateError: {why.message}"
             row_prompt.append(-1)
         else:
             row_prompt.append(prompts.setdefault(prompt, len(prompts)))
     if not prompts:
         raise FrameError(
-            f"No row can be asked: {next(iter(problems.values()))}",
+            f"No row can be asked. {next(iter(problems.values()))}",
             hint="Fill the column, or pass missing='empty'. Nothing was sent.",
         )
     return Rows(list(prompts), row_prompt, problems)

@@ -11,7 +11,6 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from deepseek_nb.adapters.journal import Item, Journal
@@ -92,7 +91,7 @@ class JobRun:
         feeder = asyncio.create_task(self._feed())
         try:
             if await self._lead():
-                await self._fan_out(feeder)
+                await self._fan_out()
         except asyncio.CancelledError:
             self._stopping.set()
             raise
@@ -105,7 +104,7 @@ class JobRun:
             raise feeder.exception()  # type: ignore[misc]
 
     def stop(self, why: DeepSeekError | None = None) -> None:
-        """Send nothing more; what is on the wire may finish for ``DRAIN_S`` seconds. ``why``: the cause, if any."""
+        """Send nothing more; what is on the wire may finish for ``DRAIN_S`` seconds. ``why``: the cause."""
         if not self._stopping.is_set():
             self.stopped_by = why
             self._stopping.set()
@@ -193,8 +192,8 @@ class JobRun:
             failures.append(failed)
         first = failures[0]
         first.hint = (
-            f"The first {LEADERS} rows both failed like this, so the job was stopped before the others were sent. "
-            "Correct the schema or the template, or raise max_tokens."
+            f"The first {LEADERS} rows both failed like this, so the job was stopped before the others "
+            "were sent. Correct the schema or the template, or raise max_tokens."
         )
         self.stop(first)
         return False
@@ -225,21 +224,20 @@ class JobRun:
             for task in (getting, stopping):
                 task.cancel()
 
-    async def _fan_out(self, feeder: asyncio.Task[None]) -> None:
+    async def _fan_out(self) -> None:
         workers: set[asyncio.Task[None]] = set()
         count = min(self.client.settings.concurrency_max, max(1, self.progress.pending))
         for _ in range(count):
             workers.add(asyncio.create_task(self._work()))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            everything = asyncio.gather(*workers, return_exceptions=False)
-            await asyncio.wait({everything, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stopping.is_set():
-                await self._drain({task for task in workers if not task.done()})
-                with suppress(asyncio.CancelledError):
-                    await everything
-            else:
-                await everything
+            left: set[asyncio.Task[Any]] = set(workers)
+            while left and not self._stopping.is_set():
+                done, left = await asyncio.wait({*left, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                left.discard(stopping)
+                for task in done - {stopping}:
+                    task.result()  # a worker ends without an error, or with a bug
+            await self._drain(left)
         finally:
             stopping.cancel()
             for task in workers:
@@ -334,8 +332,9 @@ class JobRun:
         last = self._last_refusal
         said = f" Last: {last.message}" if last is not None else ""
         return Busy(
-            f"The server gave no answer for {self.patience_s:g} s, with {self.progress.pending:,} rows to go.{said}",
-            hint="Run the same call again later: what is done is kept and not paid again; patience_s sets how long to try.",
+            f"The server gave no answer for {self.patience_s:g} s; {self.progress.pending:,} rows wait.{said}",
+            hint="Run the same call again later: what is done is kept and not paid again. "
+            "patience_s sets how long to try.",
             status=last.status if last is not None else None,
         )
 

@@ -20,6 +20,8 @@ __all__ = ["JobSpec"]
 ROW_PRIORITY = 2
 ROW_MAX_TOKENS = 1024
 PLACEHOLDER = "row"
+LONG_CHARS = 500_000
+"""Shorter prompts fit any context there is; longer ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class JobSpec:
 
         def errand(prompt: str, on_event: Callable[[CallEvent], None] | None = None) -> Errand:
             request = replace(first.request, messages=(*head, Message("user", prompt)))
+            if len(prompt) > LONG_CHARS:
+                client.refuse_what_cannot_fit(request)
             return replace(first, request=request, key=request.fingerprint(route), on_event=on_event)
 
         return errand

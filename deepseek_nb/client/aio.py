@@ -151,7 +151,7 @@ class AsyncClient:
             schema_digest=shape.digest if shape else None,
             user_id=user_id,
         )
-        self._refuse_what_cannot_fit(request)
+        self.refuse_what_cannot_fit(request)
         return Errand(
             request=request,
             key=request.fingerprint(settings.route_name),
@@ -300,7 +300,8 @@ class AsyncClient:
         )
         return use, retired.get("thinking") if thinking is None else thinking
 
-    def _refuse_what_cannot_fit(self, request: ChatRequest) -> None:
+    def refuse_what_cannot_fit(self, request: ChatRequest) -> None:
+        """Raise :class:`ContextTooLong` for a request that is surely too long for its model."""
         for model in self._models["models"]:
             if request.model == model["id"] or request.model in model.get("aliases", ()):
                 break

@@ -47,7 +47,7 @@ class Schema:
         if json_schema.get("type") != "object" or not json_schema.get("properties"):
             raise SchemaError(
                 f"The schema {name} is not an object with named fields.",
-                hint="Give a pydantic model, a JSON Schema of type object with properties, or {column: type}.",
+                hint="Give a pydantic model, an object JSON Schema with properties, or {column: type}.",
             )
         try:
             self._check = None if model else fastjsonschema.compile(json_schema)
@@ -109,7 +109,7 @@ class Schema:
         return blake2b(canonical_json(self.json_schema).encode(), digest_size=8).hexdigest()
 
     def instruction(self) -> str:
-        """What the system message says about the shape: stable to the byte, so that the prefix cache can hit."""
+        """What the system message says about the shape: stable to the byte, for the prefix cache."""
         return (
             f"Answer with one JSON object that fits this JSON Schema: {canonical_json(self.json_schema)}\n"
             "Write only the JSON object."

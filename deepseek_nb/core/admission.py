@@ -184,7 +184,7 @@ class Admission:
 
     # ----------------------------------------------------------------------- what the server showed
 
-    def first_token(self, now: float) -> None:
+    def first_token(self, now: float, ticket: Ticket | None = None) -> None:
         """A first token came: there was room."""
         if self.open:
             self._close(now)

@@ -202,7 +202,8 @@ Story = Generator[Command, tuple[Event, float], None]
 class Call:
     """The life of one request: feed it events with the time in seconds, it says what to do next.
 
-    ``look_up=False`` skips the look-up (somebody has looked), ``keep=False`` the store. ``rng`` gives numbers in [0, 1).
+    ``look_up=False`` skips the look-up (somebody has looked), ``keep=False`` the store. ``rng`` gives
+    numbers in [0, 1).
 
     >>> call = Call(request, key="...", policy=RetryPolicy(), rng=lambda: 0.5)   # doctest: +SKIP
     >>> call.start(0.0)                                                          # doctest: +SKIP

@@ -60,12 +60,14 @@ def _text(request: ParsedRequest, question: str) -> str:
     exactly = _EXACTLY.search(question)
     if exactly is not None:
         return exactly["text"].strip()
-    if not request.json_mode:
-        return MARK + clip(_extract(question, 2), _ANSWER_CHARS)
     schema, inside = _schema_of(request, question)
+    told = schema is not None and not inside  # by the system message: obeyed without JSON mode too
+    if not request.json_mode and not told:
+        return MARK + clip(_extract(question, 2), _ANSWER_CHARS)
     if schema is None:
         return canonical_json({"answer": clip(_extract(question, 1), _ANSWER_CHARS)})
-    source = question.replace(inside, " ") if inside else question
+    said = [message["content"] for message in request.messages if message["role"] == "user"]
+    source = question.replace(inside, " ") if inside else "\n".join(said)
     return json.dumps(fill(schema, source), ensure_ascii=False, separators=(",", ":"))
 
 

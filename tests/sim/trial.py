@@ -1,0 +1,110 @@
+"""One simulated job: kernels with rows and interactive calls against a scenario, and what came of it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from busy_client import Call, Kernel, Row
+from busy_server import FIRST_TOKEN_S, TOKEN_S, BusyServer, Clock, Outcome, Scenario, fate, ideal_s, workload
+
+from deepseek_nb.core.admission import Tuning
+
+PATIENCE_S = 40_000.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a job came to."""
+
+    eff: float
+    """Ideal time by time taken: 1 is every slot full all the time."""
+    lost: int
+    """Rows given up or not done."""
+    requests_per_row: float
+    """Sent bulk requests by row, without recalled ones and without refusals that the noise injected."""
+    recalled_per_row: float
+    unfair: float
+    """Time of the slowest kernel by the fastest's."""
+    latencies_s: list[float]
+    """Of the first kernel's interactive calls."""
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that ``share`` of all stay below.
+
+    >>> percentile([3, 1, 2, 4], 0.5)
+    3
+    """
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else math.nan
+
+
+class _Caller:
+    """Makes an interactive call now and then (exponential gaps), median 1.9 s of work."""
+
+    def __init__(self, clock: Clock, kernel: Kernel, seed: int, calls_per_s: float) -> None:
+        self.clock, self.kernel, self.calls_per_s = clock, kernel, calls_per_s
+        self.rng, self.fates = random.Random(seed + 99), random.Random(seed + 98)
+        self.stopped = False
+
+    def later(self) -> None:
+        self.clock.after(self.rng.expovariate(self.calls_per_s), self.call)
+
+    def call(self) -> None:
+        if self.stopped:
+            return
+        tokens = min(600.0, math.exp(self.rng.gauss(math.log(60), 0.5)))
+        fates: list[Outcome] = [fate(self.fates.random()) for _ in range(8)]
+        self.kernel.call(Call(self.clock.now, FIRST_TOKEN_S + TOKEN_S * tokens, fates))
+        self.later()
+
+
+def job(
+    scenario: str,
+    seed: int,
+    *,
+    rows: int = 2000,
+    copies: int = 1,
+    recall: bool = False,
+    calls_per_s: float = 0.1,
+    tuning: Tuning | None = None,
+) -> Trial:
+    """``copies`` kernels on one account, each with ``rows`` rows."""
+    count = rows * copies
+    service_s, fates = workload(count, seed)
+    plan = Scenario.of(scenario, seed)
+    clock = Clock()
+    server = BusyServer(clock, plan, seed)
+    kernels = []
+    for i in range(copies):
+        mine = [Row(service_s[k], fates[k][::-1]) for k in range(i, count, copies)]
+        kernels.append(Kernel(clock, server, mine, seed * 1000 + i, recall=recall, tuning=tuning))
+    starts = random.Random(seed + 98)
+    for kernel in kernels:
+        clock.after(starts.random() * 0.5, kernel.start)
+    _Caller(clock, kernels[0], seed, calls_per_s).later()
+    clock.run(PATIENCE_S, lambda: not any(kernel.left for kernel in kernels))
+    recalled = sum(kernel.recalled for kernel in kernels)
+    ends_s = [PATIENCE_S if kernel.left else kernel.ended_s for kernel in kernels]
+    return Trial(
+        eff=ideal_s(service_s, plan.weather) / max(ends_s),
+        lost=sum(kernel.lost + kernel.left for kernel in kernels),
+        requests_per_row=(server.bulk.sent - server.bulk.injected - recalled) / count,
+        recalled_per_row=recalled / count,
+        unfair=max(ends_s) / min(ends_s),
+        latencies_s=kernels[0].latencies_s,
+    )
+
+
+def unloaded_latencies_s(scenario: str, seed: int, *, lasts_s: float = 1500.0) -> list[float]:
+    """Interactive calls with no bulk job beside them."""
+    clock = Clock()
+    server = BusyServer(clock, Scenario.of(scenario, seed), seed)
+    kernel = Kernel(clock, server, [], seed)
+    caller = _Caller(clock, kernel, seed, 0.5)
+    caller.later()
+    clock.run(lasts_s, lambda: False)
+    caller.stopped = True
+    clock.run(lasts_s + 300, lambda: False)
+    return kernel.latencies_s
