@@ -145,8 +145,13 @@ def _sandbox(options: argparse.Namespace) -> int:
         sandbox = room.Sandbox(**given)
     except (ValueError, TypeError) as why:
         raise ConfigError(f"The sandbox cannot be set up so: {why}") from None
-    sandbox.serve_forever()
+    sandbox.serve_forever(_announce)
     return 0
+
+
+def _announce(sandbox: Any) -> None:
+    print(f"A SIMULATED DeepSeek server listens on {sandbox.base_url} (Ctrl-C ends it)")
+    print(f"  export DEEPSEEK_NB_BASE_URL={sandbox.base_url} DEEPSEEK_API_KEY={sandbox.api_key}", flush=True)
 
 
 def _shares(text: str) -> dict[str, float]:

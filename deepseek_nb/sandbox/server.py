@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import threading
+from collections.abc import Callable
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
@@ -184,8 +185,8 @@ class Sandbox:
 
     # ----------------------------------------------------------------------------- in front
 
-    def serve_forever(self) -> None:
-        """Listen in the foreground until SIGINT or SIGTERM."""
+    def serve_forever(self, ready: Callable[[Sandbox], object] | None = None) -> None:
+        """Listen in the foreground until SIGINT or SIGTERM; ``ready`` is called once it listens."""
 
         async def live() -> None:
             stopped = asyncio.Event()
@@ -197,6 +198,8 @@ class Sandbox:
                     break
             await self.start_here()
             try:
+                if ready is not None:
+                    ready(self)
                 await stopped.wait()
             finally:
                 await self.stop_here()

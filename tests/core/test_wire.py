@@ -92,7 +92,10 @@ def test_keep_alives_are_life_and_not_progress(newline):
 
 def test_blank_lines_before_json_are_an_answer_in_waiting():
     """A non-streaming body after blank lines is a complete answer, whatever its content type said."""
-    body = {"choices": [{"message": {"role": "assistant", "content": "OK"}, "finish_reason": "stop"}], "usage": USAGE}
+    body = {
+        "choices": [{"message": {"role": "assistant", "content": "OK"}, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
     answer, _, decoder = read(b"\n\n\n" + json.dumps(body).encode(), size=1)
     assert answer.text == "OK"
     assert decoder.alive == 3
@@ -148,7 +151,11 @@ def test_partial_text_is_kept_with_the_error():
 
 def test_reasoning_is_never_the_answer():
     """All text in reasoning_content and a normal end is an empty answer."""
-    body = event({"reasoning_content": "thinking hard", "content": None}) + event({}, "stop") + b"data: [DONE]\n\n"
+    body = (
+        event({"reasoning_content": "thinking hard", "content": None})
+        + event({}, "stop")
+        + b"data: [DONE]\n\n"
+    )
     with pytest.raises(AnswerEmpty, match="only reasoning"):
         read(body)
 
@@ -189,8 +196,18 @@ def test_usage_is_found_wherever_it_stands(tail):
 STATUS_TABLE = [
     (400, b"Content Exists Risk", ContentRefused, Disposition.FINAL),
     (400, b'{"error":{"message":"Content Exists Risk"}}', ContentRefused, Disposition.FINAL),
-    (400, b"This model's maximum context length is 1048576 tokens. However", ContextTooLong, Disposition.FINAL),
-    (400, b"The supported API model names are deepseek-flash, but you passed X.", ModelUnknown, Disposition.PAUSE),
+    (
+        400,
+        b"This model's maximum context length is 1048576 tokens. However",
+        ContextTooLong,
+        Disposition.FINAL,
+    ),
+    (
+        400,
+        b"The supported API model names are deepseek-flash, but you passed X.",
+        ModelUnknown,
+        Disposition.PAUSE,
+    ),
     (400, b"Failed to deserialize the JSON body into the target type", RequestInvalid, Disposition.STOP),
     (400, b"Prompt must contain the word 'json' in some form", RequestInvalid, Disposition.STOP),
     (400, b"Invalid temperature value (request_id: 1-2)", RequestInvalid, Disposition.FINAL),
@@ -203,8 +220,12 @@ STATUS_TABLE = [
     (415, b"Expected request with `Content-Type: application/json`", RequestInvalid, Disposition.FINAL),
     (422, b"anything", RequestInvalid, Disposition.FINAL),
     (418, b"", RequestInvalid, Disposition.FINAL),
-    (429, b"Too many requests. Your current concurrency is 26, which exceeds your concurrency limit of 25 based",
-     RateLimited, Disposition.REFUSED),
+    (
+        429,
+        b"Too many requests. Your current concurrency is 26, which exceeds your concurrency limit of 25 based",
+        RateLimited,
+        Disposition.REFUSED,
+    ),
     (429, b"You exceeded your current quota", BalanceExhausted, Disposition.PAUSE),
     (429, b"", RateLimited, Disposition.REFUSED),
     (500, b"<html>openresty</html>", ServerFault, Disposition.RETRY),
@@ -234,17 +255,37 @@ def test_any_status_and_body_give_an_error_of_ours(status, body):
 
 def test_the_limit_in_a_429_is_read():
     """The number the server names becomes a ceiling for admission."""
-    error = error_from_reply(429, b"Your current concurrency is 26, which exceeds your concurrency limit of 25 based on")
+    error = error_from_reply(
+        429, b"Your current concurrency is 26, which exceeds your concurrency limit of 25 based on"
+    )
     assert isinstance(error, RateLimited)
     assert error.limit == 25
 
 
-PIECES = [b"data: ", b"data:[DONE]\n\n", b"\n", b"\n\n", b": c\n", b"{", b"}", b"[DONE]", b"<html>", b'"choices":', b"\xff",
-          b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', b"event: x\n", b" " * 50, b"null"]
+PIECES = [
+    b"data: ",
+    b"data:[DONE]\n\n",
+    b"\n",
+    b"\n\n",
+    b": c\n",
+    b"{",
+    b"}",
+    b"[DONE]",
+    b"<html>",
+    b'"choices":',
+    b"\xff",
+    b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n',
+    b"event: x\n",
+    b" " * 50,
+    b"null",
+]
 
 
 @settings(max_examples=300, deadline=None)
-@given(parts=st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=20)), max_size=12), size=st.integers(1, 40))
+@given(
+    parts=st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=20)), max_size=12),
+    size=st.integers(1, 40),
+)
 def test_any_bytes_end_in_an_answer_or_in_one_of_our_errors(parts, size):
     """Bytes in: text out, or a DeepSeekError; any other exception is a bug of the decoder."""
     body = b"".join(parts)
@@ -295,5 +336,10 @@ def test_the_request_carries_what_was_asked():
     assert body["thinking"] == {"type": "disabled"}
     assert body["response_format"] == {"type": "json_object"}
     assert (body["temperature"], body["max_tokens"], body["stop"], body["user_id"]) == (0.0, 5, ["x"], "u")
-    assert body["messages"][1] == {"role": "assistant", "content": "a", "reasoning_content": "r", "prefix": True}
+    assert body["messages"][1] == {
+        "role": "assistant",
+        "content": "a",
+        "reasoning_content": "r",
+        "prefix": True,
+    }
     assert "stream" not in body

@@ -262,4 +262,3 @@ class Kernel:
     def _recall_check(self, request: Request) -> None:
         if request.state is State.WAITS:  # it did not help: the queue is not ours
             self._no_recall_until_s = self.now + RECALL_PAUSE_S
-

@@ -1,0 +1,25 @@
+"""The notebook face: the magics ``%deepseek`` and ``%%deepseek``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepseek_nb.notebook.magics import DeepSeekMagics
+
+__all__ = ["DeepSeekMagics", "load_ipython_extension", "unload_ipython_extension"]
+
+MAGIC_NAME = "deepseek"
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register the magics; ``%config DeepSeekMagics`` then lists and sets their defaults."""
+    shell.register_magics(DeepSeekMagics)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take the magics away again, with their settings."""
+    manager = shell.magics_manager
+    manager.registry.pop(DeepSeekMagics.__name__, None)
+    for kind in ("line", "cell"):
+        manager.magics[kind].pop(MAGIC_NAME, None)
+    shell.configurables[:] = [one for one in shell.configurables if not isinstance(one, DeepSeekMagics)]

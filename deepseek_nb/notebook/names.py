@@ -1,0 +1,56 @@
+"""The user's variables: what ``{{names}}`` and ``--schema NAME`` are looked up in."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from deepseek_nb.core.errors import ConfigError
+
+__all__ = ["UserNames"]
+
+_NOT_FILLING = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
+
+
+class UserNames(Mapping[str, Any]):
+    """The local names over the notebook's own.
+
+    Iterating gives only what the user made and a prompt can hold, for "did you mean": not the
+    shell's own names, modules and functions. Looking up finds all.
+    """
+
+    def __init__(self, shell: Any, local_names: Mapping[str, Any] | None) -> None:
+        self._spaces = [shell.user_ns] if local_names is None else [local_names, shell.user_ns]
+        self._hidden = shell.user_ns_hidden
+
+    def __getitem__(self, name: str) -> Any:
+        for space in self._spaces:
+            if name in space:
+                return space[name]
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in space for space in self._spaces)
+
+    def __iter__(self) -> Iterator[str]:
+        names = dict.fromkeys(name for space in self._spaces for name in list(space))
+        for name in names:
+            if name not in self._hidden and not isinstance(self[name], _NOT_FILLING):
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def schema(self, name: str) -> Any:
+        """The object of that name.
+
+        Raises ConfigError, with the near names, if there is none.
+        """
+        if name in self:
+            return self[name]
+        names = {other for space in self._spaces for other in space if not other.startswith("_")}
+        near = difflib.get_close_matches(name, names - set(self._hidden), n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Run the cell that defines it first."
+        raise ConfigError(f"--schema: there is no {name!r} in this notebook.", hint=hint)

@@ -1,0 +1,198 @@
+"""The options of ``%deepseek`` and ``%%deepseek``, and how a magic's line is read.
+
+The line is taken apart here and not by a shell-like splitter: a question may hold apostrophes,
+quotes and anything else. A line that cannot be read is a ConfigError with the near name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import keyword
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core import magic_arguments as ipython_arguments
+
+from deepseek_nb.adapters.settings import parse_duration_s
+from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.notebook.views import VIEWS
+
+__all__ = ["SHORT_USAGE", "Line", "read_line", "with_options"]
+
+SHORT_USAGE = """\
+%deepseek [options] question      %%deepseek [options]      with the question in the lines below it
+{{name}} in a question is filled from your variables; --into NAME (or NAME <<) binds the answer.
+%deepseek? lists the options."""
+
+argument: Any = ipython_arguments.argument  # IPython gives its decorators no types
+magic_arguments: Any = ipython_arguments.magic_arguments
+
+_FLAGS = frozenset({"--help", "--no-cache", "--no-thinking", "--thinking"})
+_SHORT = {"-h": "--help", "-m": "--model"}
+_OPTION = re.compile(r"\s*(--?[A-Za-z][\w-]*)(=?)")
+_VALUE = re.compile(
+    r"""\s*(?:"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'|(?P<bare>\S+))(?=\s|$)"""
+)
+_TO_NAME = re.compile(r"\s*(\S+)\s*<<(?=\s|$)\s*")
+_SECRET_LIKE = re.compile(r"key|token|secret|password", re.IGNORECASE)
+
+
+def _name(text: str) -> str:
+    if not text.isidentifier() or keyword.iskeyword(text):
+        raise ConfigError(f"{text!r} is not a name a variable can have.", hint="Such as: --into answer")
+    return text
+
+
+def _usd(text: str) -> float:
+    amount_usd = float(text.removeprefix("$"))
+    if not 0 < amount_usd < float("inf"):
+        raise ValueError
+    return amount_usd
+
+
+def _patience_s(text: str) -> float:
+    try:
+        return parse_duration_s(float(text) * 60)
+    except ValueError:
+        return parse_duration_s(text)
+
+
+def _temperature(text: str) -> float:
+    temperature = float(text)
+    if not 0 <= temperature <= 2:
+        raise ValueError
+    return temperature
+
+
+def _tokens(text: str) -> int:
+    tokens = int(text)
+    if tokens < 1:
+        raise ValueError
+    return tokens
+
+
+_ARGUMENTS = (
+    argument("--into", metavar="NAME", type=_name, help="Bind the answer to this name, if it comes."),
+    argument("--model", "-m", help="The model to ask."),
+    argument(
+        "--schema",
+        metavar="NAME",
+        help="Name of a pydantic model, JSON Schema or {column: type}: the value is then a checked object.",
+    ),
+    argument("--system", metavar="TEXT", help='Instructions that go first, in "quotes".'),
+    argument("--temperature", type=_temperature, help="0 to 2."),
+    argument("--max-tokens", type=_tokens, help="The longest answer, thinking included."),
+    argument("--priority", type=int, choices=range(1, 6), help="1 to 5; 5, the default here, goes first."),
+    argument(
+        "--ttl", dest="ttl_s", type=parse_duration_s, help="How old a kept answer may be, such as 30min."
+    ),
+    argument("--no-cache", dest="cache", action="store_false", default=None, help="Ask anew, keep nothing."),
+    argument("--budget", dest="budget_usd", metavar="USD", type=_usd, help="Not sent if it could cost more."),
+    argument(
+        "--patience",
+        dest="patience_s",
+        metavar="MIN",
+        type=_patience_s,
+        help="Minutes to keep trying while the server is busy (or 90s, 1h).",
+    ),
+    argument("--thinking", action="store_true", default=None, help="Let the model think first."),
+    argument("--no-thinking", dest="thinking", action="store_false", default=None, help="Answer at once."),
+    argument("--as", dest="view", choices=VIEWS, help="How to show the answer."),
+    argument("--help", "-h", action="store_true", help="Show these options."),
+)
+_NAMES = (
+    "--into",
+    "--model",
+    "--schema",
+    "--system",
+    "--temperature",
+    "--max-tokens",
+    "--priority",
+    "--ttl",
+    "--no-cache",
+    "--budget",
+    "--patience",
+    "--thinking",
+    "--no-thinking",
+    "--as",
+    "--help",
+)
+
+
+def with_options(magic: Any) -> Any:
+    """Give a magic its options: they become its ``?`` help and its ``parser``."""
+    for add in reversed(_ARGUMENTS):
+        magic = add(magic)
+    return magic_arguments()(magic)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A magic's line, read."""
+
+    options: argparse.Namespace
+    into: str | None
+    question: str
+    """What follows the options, to the letter."""
+
+
+def read_line(parser: argparse.ArgumentParser, line: str) -> Line:
+    """Take a magic's line apart: ``NAME <<`` or options in any order, then the question.
+
+    Raises ConfigError for what is no option, or no value for one.
+    """
+    position, into, arguments = 0, None, []
+    while True:
+        if into is None and not _OPTION.match(line, position) and (to := _TO_NAME.match(line, position)):
+            into, position = _name(to[1]), to.end()
+        elif (found := _OPTION.match(line, position)) is not None:
+            name = _known(found[1])
+            position = found.end()
+            if name in _FLAGS:
+                if found[2]:
+                    raise ConfigError(f"{name} takes no value.")
+                arguments.append(name)
+            else:
+                value, position = _value(line, position, name)
+                arguments.append(f"{name}={value}")
+        else:
+            break
+    options = _parsed(parser, arguments)
+    if into and options.into and into != options.into:
+        raise ConfigError(f"Two names for one answer: {into} << and --into {options.into}.", hint="Give one.")
+    return Line(options, into or options.into, line[position:].strip())
+
+
+def _known(name: str) -> str:
+    name = _SHORT.get(name, name)
+    if name in _NAMES:
+        return name
+    if _SECRET_LIKE.search(name):
+        raise ConfigError(
+            f"There is no option {name}: what stands in a cell is saved with the notebook.",
+            hint="Set the environment variable DEEPSEEK_API_KEY before the kernel starts.",
+        )
+    near = difflib.get_close_matches(name.replace("_", "-"), _NAMES, n=1)
+    raise ConfigError(
+        f"There is no option {name}.", hint=f"Did you mean {near[0]}?" if near else "See: %deepseek?"
+    )
+
+
+def _value(line: str, position: int, name: str) -> tuple[str, int]:
+    found = _VALUE.match(line, position)
+    if found is None or found["bare"] in _NAMES:
+        raise ConfigError(f"{name} needs a value after it.", hint="See: %deepseek?")
+    quoted = found["double"] if found["double"] is not None else found["single"]
+    value = found["bare"] if quoted is None else re.sub(r"""\\(["'\\])""", r"\1", quoted)
+    return value, found.end()
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except UsageError as error:
+        why = re.sub(r" _(\w+) value", " value", str(error).removeprefix("argument "))
+        raise ConfigError(f"{why}.", hint="See: %deepseek?") from None

@@ -1,0 +1,102 @@
+"""What Binder would build: its files hold together, its scripts run, and its own tool takes them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[2]
+BINDER = ROOT / "binder"
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """A copy of what a build would see, far from this checkout."""
+    copy = tmp_path / "repository"
+    copy.mkdir()
+    for name in ("README.md", "LICENSE", "pyproject.toml"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("binder", "deepseek_nb", "notebooks"):
+        leave = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, copy / name, ignore=leave)
+    return copy
+
+
+def _run(repository: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """In an environment with nothing in it but a fresh home and the commands of this one."""
+    home = repository.parent / "home"
+    home.mkdir(exist_ok=True)
+    environment = {"HOME": str(home), "PATH": f"{BIN}:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    return subprocess.run(
+        command, cwd=repository, env=environment, capture_output=True, text=True, check=False, timeout=100
+    )
+
+
+def test_the_python_it_asks_for_is_one_we_run_on():
+    """Without runtime.txt the image would have Python 3.10, and the installation would fail."""
+    name, _, version = (BINDER / "runtime.txt").read_text().strip().partition("-")
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert name == "python"
+    assert f"{version}.0" in SpecifierSet(wanted)
+
+
+def test_the_package_is_installed_from_the_repository():
+    lines = (BINDER / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["."]
+
+
+@pytest.mark.parametrize("script", ["postBuild", "start"])
+def test_the_scripts_can_be_executed(script):
+    file = BINDER / script
+    assert os.access(file, os.X_OK)
+    assert file.read_text().startswith("#!/usr/bin/env bash\n")
+    assert b"\r" not in file.read_bytes()
+
+
+def test_post_build_asks_three_rows_and_trusts_the_notebooks(repository):
+    done = _run(repository, "./binder/postBuild")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 done, 0 failed, 0 pending" in done.stdout
+    assert "00_quickstart.ipynb" in done.stdout
+    assert not [path for path in (repository.parent / "home").rglob("*.db") if "deepseek" in str(path)]
+
+
+def test_start_runs_what_it_is_given(repository):
+    """Its own words would get into a server's output: it has none. Status and arguments go through."""
+    done = _run(repository, "./binder/start", "echo", "hello  there")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello  there\n", "")
+    assert _run(repository, "./binder/start", "bash", "-c", "exit 7").returncode == 7
+
+
+def test_start_gives_a_session_what_the_shell_needs(repository):
+    """Nothing is set that a notebook would refuse, and no key: the sandbox is what answers."""
+    done = _run(repository, "./binder/start", "deepseek-nb", "cache")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"No answers in {repository.parent}/home/.deepseek_nb"
+    assert "API_KEY" not in _run(repository, "./binder/start", "env").stdout
+
+
+def test_repo2docker_makes_a_dockerfile_of_it(repository):
+    """The tool Binder itself runs; no Docker engine is needed to see what it would build."""
+    tool = BIN / "jupyter-repo2docker"
+    if not tool.exists():
+        pytest.skip("BINDER BUILD NOT TESTED: jupyter-repo2docker is not installed")
+    flags = ("--no-build", "--debug", "--user-id", "1000", "--user-name", "jovyan")
+    done = _run(repository, str(tool), *flags, ".")
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    python = (BINDER / "runtime.txt").read_text().strip().partition("-")[2].replace(".", r"(\.|-2e)")
+    assert re.search(rf"COPY .*environment.*{python}", told)
+    install = 'pip install --no-cache-dir -r "binder/requirements.txt"'
+    assert told.index("COPY --chown=1000:1000 src/ ") < told.index(install), "'.' is not there yet"
+    assert told.index(install) < told.index("RUN ./binder/postBuild")
+    assert 'ENV R2D_ENTRYPOINT="${REPO_DIR}/binder/start"' in told
