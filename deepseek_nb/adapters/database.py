@@ -7,7 +7,7 @@ Shared ground of the answer store and the job journal. What it promises:
 * the directory is made 0700 and the file 0600, both must belong to the user who opens them;
 * a damaged file is moved aside as ``name.corrupt-1`` and what can still be read is copied into a
   new one, with one :class:`StoreDamaged` warning; a caller never sees a ``sqlite3`` error, only
-  :class:`~deepseek_nb.core.errors.ConfigError`, with ``reason`` telling which case it is.
+  :class:`~deepseek_nb.core.errors.StoreFailed`, with ``reason`` telling which case it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from deepseek_nb.core.errors import ConfigError, Disposition
+from deepseek_nb.core.errors import StoreFailed
 
 if sys.platform != "win32":
     import fcntl
@@ -93,7 +93,7 @@ def open_database(
     With ``synchronous="NORMAL"`` a power cut (not a kill) may lose the commits since the last
     checkpoint, at most about 1000 pages; the file stays sound. Costs about 1 ms.
 
-    Raises :class:`ConfigError`: foreign owner, network file system, read-only or full disk, a
+    Raises :class:`StoreFailed`: foreign owner, network file system, read-only or full disk, a
     file that is not ours or from a newer release, and ``reason="damaged"`` for a damaged one
     (:class:`Database` repairs that; this function does not).
 
@@ -168,7 +168,7 @@ class Database:
     def read(self, work: Callable[[sqlite3.Connection], R]) -> R:
         """What ``work(connection)`` returns. It must fetch all it needs and write nothing.
 
-        Raises ConfigError where the file cannot be read. ``work`` may run twice (after a repair).
+        Raises StoreFailed where the file cannot be read. ``work`` may run twice (after a repair).
         """
         return self._repaired(lambda: self._read_once(work))
 
@@ -179,7 +179,7 @@ class Database:
 
         One fsync (about 0.3 ms). ``durable=False`` leaves that out: a power cut may lose this commit,
         a kill may not; for leases, not for answers. ``again=False`` where ``work`` cannot run twice:
-        after a repair it then raises. Raises ConfigError (disk full, read-only, busy for 30 s).
+        after a repair it then raises. Raises StoreFailed (disk full, read-only, busy for 30 s).
         """
         with self._write_lock:
             return self._repaired(lambda: self._write_once(work, durable=durable), again=again)
@@ -188,7 +188,7 @@ class Database:
         """Leave no byte of deleted rows: rewrite the file, empty its log, delete damaged copies.
 
         Costs about one write of the whole file. Where another process reads for more than 30 s,
-        bytes may stay in the log until it ends: then this raises ConfigError (``reason="busy"``).
+        bytes may stay in the log until it ends: then this raises StoreFailed (``reason="busy"``).
         """
         with self._write_lock:
             self._repaired(self._scrub_once)
@@ -253,7 +253,7 @@ class Database:
 
     def _writing(self) -> sqlite3.Connection:
         if self._closed:
-            raise ConfigError(
+            raise StoreFailed(
                 f"The store at {self.path} is closed.", hint="Open it again.", reason="unusable"
             )
         if self._writer is None or self._file is None or self._identity() != self._file:
@@ -327,7 +327,7 @@ class Database:
         connection.execute("VACUUM")
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
-            raise ConfigError(
+            raise StoreFailed(
                 f"Another process is reading {self.path}: deleted rows may still stand in its log.",
                 hint="Close the other kernel and purge again.",
                 reason="busy",
@@ -342,13 +342,13 @@ class Database:
                 raise  # a mistake of ours, not the file's
             except _FAILURES as error:
                 raise _explained(error, self.path) from None
-        except ConfigError as error:
+        except StoreFailed as error:
             if getattr(error, "reason", None) != "damaged":
                 raise
         with self._write_lock:
             self._rescue()
         if not again:
-            raise ConfigError(
+            raise StoreFailed(
                 f"The store at {self.path} was damaged and has been repaired; this write was not made.",
                 hint="Run the same call again.",
                 reason="damaged",
@@ -455,7 +455,7 @@ def _code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
-def _explained(error: Exception, path: Path) -> ConfigError:
+def _explained(error: Exception, path: Path) -> StoreFailed:
     """The plain words for what SQLite says; ``reason`` is for code, a full disk pauses a job."""
     code = _code(error)
     reason: Reason
@@ -477,20 +477,18 @@ def _explained(error: Exception, path: Path) -> ConfigError:
         reason, what, hint = "readonly", "cannot be written", _DIRECTORY_HINT
     else:
         reason, what, hint = "unusable", f"cannot be used ({error})", _DIRECTORY_HINT
-    return ConfigError(
-        f"The store at {path} {what}.", hint=hint, reason=reason, disposition=Disposition.PAUSE
-    )
+    return StoreFailed(f"The store at {path} {what}.", hint=hint, reason=reason)
 
 
 def _prepare(path: Path) -> None:
-    """The directory and an empty private file, or a ConfigError that says why not."""
+    """The directory and an empty private file, or a StoreFailed that says why not."""
     folder = path.parent
     try:
         for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
             missing.mkdir(mode=0o700, exist_ok=True)
         kind = network_file_system(folder)
         if kind is not None:
-            raise ConfigError(
+            raise StoreFailed(
                 f"{folder} lies on a network file system ({kind}), where SQLite cannot keep a file safe.",
                 hint=_DIRECTORY_HINT,
                 reason="unusable",
@@ -502,27 +500,26 @@ def _prepare(path: Path) -> None:
             _check_owner(path, os.geteuid())
     except OSError as error:
         full = error.errno in (28, 122)  # no space, quota
-        raise ConfigError(
+        raise StoreFailed(
             f"The store at {path} cannot be made: {error.strerror or error}.",
             hint=_DIRECTORY_HINT,
             reason="full" if full else "readonly",
-            disposition=Disposition.PAUSE,
         ) from None
 
 
 def _check_owner(path: Path, user: int) -> None:
     folder, file = path.parent.stat(), path.stat()
     if not stat.S_ISREG(file.st_mode):
-        raise ConfigError(f"{path} is not a file.", hint=_DIRECTORY_HINT, reason="unusable")
+        raise StoreFailed(f"{path} is not a file.", hint=_DIRECTORY_HINT, reason="unusable")
     if file.st_uid != user or folder.st_uid not in (user, 0):
         whose = path if file.st_uid != user else path.parent
-        raise ConfigError(
+        raise StoreFailed(
             f"{whose} belongs to another user: what it holds cannot be trusted.",
             hint=_DIRECTORY_HINT,
             reason="unusable",
         )
     if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        raise ConfigError(
+        raise StoreFailed(
             f"Everybody may write to {path.parent}: what it holds cannot be trusted.",
             hint=f"chmod o-w {path.parent}, or: {_DIRECTORY_HINT}",
             reason="unusable",
@@ -564,7 +561,7 @@ def _bring_to(
                 connection.execute("ROLLBACK")
             raise
     if _tables(connection) != _expected(schema):
-        raise ConfigError(
+        raise StoreFailed(
             f"The store at {path} is damaged: its tables are not as they were made.", reason="damaged"
         )
 
@@ -583,13 +580,13 @@ def _raise_version(
             connection.execute(statement)
         found = version
     elif application != APPLICATION_ID:
-        raise ConfigError(f"{path} is a database of something else.", hint=_DIRECTORY_HINT, reason="unusable")
+        raise StoreFailed(f"{path} is a database of something else.", hint=_DIRECTORY_HINT, reason="unusable")
     while found < version and found in upgrades:
         for statement in upgrades[found]:
             connection.execute(statement)
         found += 1
     if found != version:
-        raise ConfigError(
+        raise StoreFailed(
             f"{path} was made by another release (its version is {found}, this release reads {version}).",
             hint="Upgrade deepseek_nb, or set DEEPSEEK_NB_DATA_DIR to another directory.",
             reason="unusable",

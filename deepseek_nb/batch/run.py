@@ -18,7 +18,7 @@ from deepseek_nb.batch.progress import Progress
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.road import Errand
 from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import AnswerInvalid, Busy, DeepSeekError, Disposition
+from deepseek_nb.core.errors import AnswerInvalid, Busy, DeepSeekError, Disposition, StoreFailed
 from deepseek_nb.core.metrics import CallEvent
 
 __all__ = ["JobRun", "error_record"]
@@ -289,8 +289,13 @@ class JobRun:
         self._on_the_wire[task] = True
         try:
             await self.journal.aack(item, text, paid_usd)
+        except StoreFailed as error:
+            self.stop(error)  # the answer is in the store, or in memory until this process ends
+            return error
         finally:
             del self._on_the_wire[task]
+        if self.client.not_saved is not None:
+            self.stop(self.client.not_saved)
         self._held.pop(item.id, None)
         self.progress.done += 1
         self.progress.from_store += answer.cached
@@ -332,7 +337,8 @@ class JobRun:
         last = self._last_refusal
         said = f" Last: {last.message}" if last is not None else ""
         return Busy(
-            f"The server gave no answer for {self.patience_s:g} s; {self.progress.pending:,} rows wait.{said}",
+            f"The server gave no answer for {self.patience_s:g} s; {self.progress.pending:,} rows wait."
+            f"{said}",
             hint="Run the same call again later: what is done is kept and not paid again. "
             "patience_s sets how long to try.",
             status=last.status if last is not None else None,

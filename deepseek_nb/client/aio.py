@@ -21,7 +21,7 @@ from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import Admission, Tuning
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer, ChatRequest, Message
-from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid
+from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid, StoreFailed
 from deepseek_nb.core.metrics import CallEvent, Metrics
 from deepseek_nb.core.prices import PriceTable
 from deepseek_nb.core.retry import RetryPolicy
@@ -177,6 +177,11 @@ class AsyncClient:
             on_delta=on_delta,
             on_event=on_event,
         )
+
+    @property
+    def not_saved(self) -> StoreFailed | None:
+        """Why answers could not be written to disk, if they could not: they are in memory only."""
+        return None if self._road is None else self._road.not_saved
 
     def new_budget(self, limit_usd: float | None, name: str) -> Budget:
         """A budget inside this client's own."""

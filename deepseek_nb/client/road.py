@@ -52,6 +52,7 @@ from deepseek_nb.core.errors import (
     Disposition,
     Overloaded,
     RateLimited,
+    StoreFailed,
 )
 from deepseek_nb.core.metrics import CallEvent
 from deepseek_nb.core.prices import Price, PriceTable
@@ -114,8 +115,8 @@ class Road:
         self.rng = rng
         self.now_utc = now_utc
         self.listeners: list[Callable[[CallEvent], None]] = []
-        self.unsaved = 0
-        """Answers that were paid for and could not be written."""
+        self.not_saved: StoreFailed | None = None
+        """Why answers that were paid for could not be written to disk; None while all is well."""
         self._flights: dict[str, asyncio.Future[Answer]] = {}
         self._settled = asyncio.Event()
         self._numbers = itertools.count(1)
@@ -309,10 +310,8 @@ class _Drive:
                 await asyncio.shield(writing)
             except asyncio.CancelledError as gone:
                 self.cancelled = gone  # a paid answer is written first; then we go
-            except (DeepSeekError, OSError):
-                break
-        if not writing.cancelled() and writing.exception() is not None:
-            self.road.unsaved += 1
+            except StoreFailed as failed:
+                self.road.not_saved = failed  # the answer is paid for: it is handed over all the same
         return Done()
 
     # -- money

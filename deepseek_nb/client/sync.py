@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import queue
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from deepseek_nb.adapters.database import NotSaved
 from deepseek_nb.adapters.settings import Settings
 from deepseek_nb.client.aio import AsyncClient, Prompt
 from deepseek_nb.client.portal import background
@@ -31,6 +33,7 @@ class Client:
     def __init__(self, settings: Settings | None = None, **arguments: Any) -> None:
         self.aio = AsyncClient(settings, **arguments)
         """The async client behind this one; it belongs to the background loop."""
+        self._warned = False
 
     @property
     def settings(self) -> Settings:
@@ -52,8 +55,17 @@ class Client:
         return self.take(self.aio.prepare(prompt, **options))
 
     def take(self, errand: Errand) -> Answer:
-        """Do a prepared errand."""
-        return background.run(self.aio.take, errand)
+        """Do a prepared errand; warns (``NotSaved``) where the answer could not be kept on disk."""
+        answer = background.run(self.aio.take, errand)
+        self.warn_if_not_saved()
+        return answer
+
+    def warn_if_not_saved(self) -> None:
+        """Say once that answers are in memory only, and why."""
+        failed = self.aio.not_saved
+        if failed is not None and not self._warned:
+            self._warned = True
+            warnings.warn(f"Answers could not be kept: {failed}", NotSaved, stacklevel=3)
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """Ask one question and read the answer as it is written: see :meth:`AsyncClient.stream`."""
@@ -104,5 +116,6 @@ class Stream:
             while (piece := pieces.get()) is not None:
                 yield piece
             self.answer = work.result()
+            self._client.warn_if_not_saved()
         finally:
             work.cancel()

@@ -5,6 +5,7 @@
     DeepSeekError
     ├── Yours                    something on this side has to change first
     │   ├── ConfigError          a setting is missing, unknown, mistyped or unsafe
+    │   │   └── StoreFailed      answers or jobs cannot be kept on this disk    (pauses a job)
     │   ├── TemplateError        a prompt template cannot be read or filled
     │   ├── FrameError           a DataFrame cannot be used as it stands
     │   ├── SchemaError          an answer schema cannot be used
@@ -70,6 +71,7 @@ __all__ = [
     "SchemaError",
     "SchemaMismatch",
     "ServerFault",
+    "StoreFailed",
     "StreamBroken",
     "TemplateError",
     "Theirs",
@@ -144,6 +146,16 @@ class Yours(DeepSeekError):
 
 class ConfigError(Yours):
     """A setting is missing, unknown, mistyped or unsafe. Nothing was sent."""
+
+
+class StoreFailed(ConfigError):
+    """The files that keep answers and jobs cannot be used: a full disk, no permission, damage.
+
+    ``reason`` is "full", "busy", "readonly", "damaged" or "unusable".
+    """
+
+    disposition = Disposition.PAUSE
+    reason: str = "unusable"
 
 
 class TemplateError(Yours):

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from IPython.core.error import UsageError
 from IPython.core import magic_arguments as ipython_arguments
+from IPython.core.error import UsageError
 
 from deepseek_nb.adapters.settings import parse_duration_s
 from deepseek_nb.core.errors import ConfigError
