@@ -11,7 +11,7 @@ from deepseek_nb.client.sync import Client, Stream
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.sandbox import Sandbox
 
-__all__ = ["ask", "client", "configure", "sandbox", "stream", "use_sandbox"]
+__all__ = ["ask", "configure", "default_client", "sandbox", "stream", "use_sandbox"]
 
 SANDBOX_ROUTE = "sandbox"
 """The name simulated answers are stored under: they never pose as real ones."""
@@ -21,7 +21,7 @@ _client: Client | None = None
 _sandbox: Sandbox | None = None
 
 
-def client() -> Client:
+def default_client() -> Client:
     """The default client, made from the environment and ``pyproject.toml`` at the first use."""
     global _client
     with _lock:
@@ -87,9 +87,9 @@ def ask(prompt: Prompt, **options: Any) -> Answer:
 
     >>> ask("Why is the sky blue?").text                          # doctest: +SKIP
     """
-    return client().ask(prompt, **options)
+    return default_client().ask(prompt, **options)
 
 
 def stream(prompt: Prompt, **options: Any) -> Stream:
     """Ask the default client and read the answer as it is written."""
-    return client().stream(prompt, **options)
+    return default_client().stream(prompt, **options)

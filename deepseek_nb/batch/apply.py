@@ -24,7 +24,7 @@ from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, DeepSeekError
-from deepseek_nb.session import client as default_client
+from deepseek_nb.session import default_client
 
 __all__ = ["JobIncomplete", "apply"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -161,8 +161,9 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """What the store keeps: plain JSON values, without ``value`` (it is made again from ``text``)."""
-        kept = asdict(replace(self, value=None))
-        del kept["value"], kept["cached"]
+        kept: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}  # asdict() would copy it all
+        kept["usage"] = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
+        kept["raw"] = list(self.raw)
         return kept
 
     @classmethod
@@ -173,3 +174,6 @@ class Answer:
         known["raw"] = tuple(known.get("raw", ()))
         known["cached"] = True
         return cls(**known)
+
+
+_KEPT = tuple(name for name in Answer.__dataclass_fields__ if name not in ("value", "cached"))

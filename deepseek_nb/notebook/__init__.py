@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deepseek_nb.notebook.magics import DeepSeekMagics
+from deepseek_nb.notebook.question_marks import let_questions_ask
 
 __all__ = ["DeepSeekMagics", "load_ipython_extension", "unload_ipython_extension"]
 
@@ -14,6 +15,7 @@ MAGIC_NAME = "deepseek"
 def load_ipython_extension(shell: Any) -> None:
     """Register the magics; ``%config DeepSeekMagics`` then lists and sets their defaults."""
     shell.register_magics(DeepSeekMagics)
+    shell.input_transformers_cleanup.append(let_questions_ask)
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -22,4 +24,6 @@ def unload_ipython_extension(shell: Any) -> None:
     manager.registry.pop(DeepSeekMagics.__name__, None)
     for kind in ("line", "cell"):
         manager.magics[kind].pop(MAGIC_NAME, None)
+    if let_questions_ask in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.remove(let_questions_ask)
     shell.configurables[:] = [one for one in shell.configurables if not isinstance(one, DeepSeekMagics)]

@@ -141,7 +141,7 @@ class DeepSeekMagics(Magics):
 
     def _carry(self, prompt: str, options: dict[str, Any], view: str) -> Answer:
         session = _room("session")
-        client = session.client()
+        client = session.default_client()
         # a terminal cannot replace what it has printed: there the answer comes at the end
         live = client.settings.stream_display and getattr(self.shell, "kernel", None) is not None
         screen = Screen(CellOutput(), now=time.monotonic, view=view, live=live)

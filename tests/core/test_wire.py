@@ -171,9 +171,9 @@ def test_json_cut_at_the_limit_is_truncated_but_prose_is_an_answer():
 def test_a_run_away_of_blanks_is_hung_up_on():
     """JSON mode may write spaces to the token limit: the decoder raises while it still streams."""
     decoder = AnswerDecoder(JSON_REQUEST)
+    blanks = (event({"content": "  \n"}) for _ in range(1000))
     with pytest.raises(AnswerEmpty, match="ran away"):
-        for _ in range(1000):
-            decoder.feed(event({"content": "  \n"}))
+        all(decoder.feed(more) for more in blanks)
     assert decoder.progressed < 400
 
 
@@ -222,7 +222,7 @@ STATUS_TABLE = [
     (418, b"", RequestInvalid, Disposition.FINAL),
     (
         429,
-        b"Too many requests. Your current concurrency is 26, which exceeds your concurrency limit of 25 based",
+        b"Too many requests. Your current concurrency is 26, which exceeds your concurrency limit of 25",
         RateLimited,
         Disposition.REFUSED,
     ),

@@ -48,7 +48,7 @@ def test_names_of_the_core_load_the_core_alone(name):
     assert not loaded & set(HEAVY)
 
 
-@pytest.mark.parametrize("name", ["Client", "AsyncClient", "ask", "client", "use_sandbox", "Sandbox"])
+@pytest.mark.parametrize("name", ["Client", "AsyncClient", "ask", "default_client", "use_sandbox", "Sandbox"])
 def test_asking_needs_no_pandas_and_no_notebook(name):
     loaded = _loaded_after(f"import deepseek_nb as ds\nds.{name}")
     assert not loaded & {"IPython", "ipywidgets", "numpy", "pandas"}

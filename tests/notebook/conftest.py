@@ -74,7 +74,7 @@ def shell(sandbox, tmp_path, monkeypatch) -> Iterator[Any]:
     session.configure(base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path / "data")
     made.run_line_magic("load_ext", "deepseek_nb")
     yield made
-    session.client().close()
+    session.default_client().close()
     monkeypatch.setattr(session, "_client", None)
     made.atexit_operations()
     InteractiveShell.clear_instance()

@@ -152,6 +152,22 @@ def test_a_bare_line_shows_its_answer_once(kernel):
     assert kernel.run("kept").texts() == ["You said: say once"]
 
 
+def test_a_question_may_end_with_a_question_mark(kernel, sandbox):
+    """IPython would look for help on the last word; %deepseek? still is help; other text is left alone."""
+    assert kernel.run("%deepseek why is the sky blue?").texts()[-1] == "You said: why is the sky blue?"
+    kernel.run("if True:\n    five = %deepseek say what's this? and that?\n")
+    assert kernel.value("five") == "You said: say what's this? and that?"
+    asked = len(sandbox.log)
+    helped = kernel.run("%deepseek?").reply["content"]["payload"]
+    assert "--into NAME" in helped[0]["data"]["text/plain"]
+    kernel.run("text = '''\n%deepseek why?\n'''")
+    assert kernel.value("text") == "\n%deepseek why?\n"
+    assert kernel.run("%%python\nprint('''\n%deepseek why?\n''')").messages[-1]["content"]["text"] == (
+        "\n%deepseek why?\n\n"
+    )
+    assert len(sandbox.log) == asked
+
+
 def test_a_schema_gives_a_checked_object(kernel):
     """The name is bound to the model's instance; the output shows the JSON."""
     kernel.run("import pydantic\nclass Risk(pydantic.BaseModel):\n    level: int\n    why: str")
@@ -235,7 +251,9 @@ def test_the_key_is_in_no_message(kernel, sandbox):
         kernel.run("%deepseek say most secrets"),
         kernel.run("_deepseek"),
         kernel.run("%config DeepSeekMagics"),
-        kernel.run("import deepseek_nb as ds\nds.client(), ds.client().settings"),
+        kernel.run(
+            "from deepseek_nb import session\nsession.default_client(), session.default_client().settings"
+        ),
     ]
     assert [cell.status for cell in cells].count("error") == 2
     assert all(CANARY_KEY not in str(cell.messages) for cell in cells)

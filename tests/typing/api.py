@@ -44,7 +44,7 @@ def streaming() -> None:
 
 
 def clients(folder: Path) -> None:
-    assert_type(ds.client(), ds.Client)
+    assert_type(ds.default_client(), ds.Client)
     assert_type(ds.configure(model="deepseek-v4-pro", budget_usd=2.0), ds.Client)
     with ds.Client(api_key=ds.Secret("key"), data_dir=folder) as client:
         assert_type(client, ds.Client)

@@ -1,0 +1,54 @@
+"""The default client: made when needed, configured as a whole, on the sandbox with one call."""
+
+from __future__ import annotations
+
+import pytest
+
+import deepseek_nb as ds
+from deepseek_nb import session
+
+
+@pytest.fixture
+def clean(tmp_path, monkeypatch):
+    """No default client before and after, and a data folder of its own."""
+    monkeypatch.setenv("DEEPSEEK_NB_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(session, "_client", None)
+    yield
+    if session._client is not None:
+        session._client.close()
+    if session._sandbox is not None:
+        session._sandbox.stop()
+        session._sandbox = None
+
+
+def test_the_sandbox_is_one_call_away(clean):
+    """``use_sandbox`` starts a server and makes it the default; answers are kept under its own name."""
+    sandbox = ds.use_sandbox()
+    assert ds.ask("The sky is blue.").route == "sandbox"
+    assert ds.use_sandbox() is sandbox
+    assert "".join(piece.text for piece in ds.stream("Grass is green.")).startswith("[simulated]")
+    assert len(sandbox.log) == 2
+
+
+def test_a_wrong_setting_leaves_the_old_client_in_place(clean):
+    """Configuring is all or nothing, and says the near name."""
+    ds.use_sandbox()
+    before = ds.default_client()
+    with pytest.raises(ds.errors.ConfigError, match="budget_usd"):
+        ds.configure(budget_us=1)
+    assert ds.default_client() is before
+
+
+def test_without_a_key_the_error_says_what_to_do(clean):
+    """Nothing is sent, three ways are named."""
+    with pytest.raises(ds.DeepSeekError, match="DEEPSEEK_API_KEY"):
+        ds.ask("x")
+
+
+def test_simulated_answers_are_found_again_by_another_sandbox(clean):
+    """Another port, the same name: a demo run again asks nothing."""
+    ds.use_sandbox(seed=1)
+    ds.ask("The sky is blue.")
+    second = ds.use_sandbox(seed=2)
+    assert ds.ask("The sky is blue.").cached
+    assert len(second.log) == 0
