@@ -35,6 +35,7 @@ class Schema:
     def __init__(
         self, name: str, json_schema: dict[str, Any], model: type[pydantic.BaseModel] | None
     ) -> None:
+        json_schema = _at_the_top(json_schema)
         self.name = name
         self.json_schema = json_schema
         self.model = model
@@ -147,6 +148,14 @@ class Schema:
 
     def __repr__(self) -> str:
         return f"Schema({self.name}: {', '.join(self.columns)})"
+
+
+def _at_the_top(schema: dict[str, Any]) -> dict[str, Any]:
+    """A recursive model's schema is only a reference to itself: the definition is put in its place."""
+    ref, definitions = schema.get("$ref"), schema.get("$defs", {})
+    if not isinstance(ref, str) or "properties" in schema:
+        return schema
+    return {**definitions.get(ref.removeprefix("#/$defs/"), {}), "$defs": definitions}
 
 
 def _without_titles(schema: Any) -> Any:

@@ -60,7 +60,7 @@ def test_many_threads_share_one_client(client, sandbox):
 
 
 def test_an_interrupt_cancels_the_request_and_books_it(tmp_path):
-    """Ctrl-C: KeyboardInterrupt at once, the server sees the connection go, the money is booked as unknown."""
+    """Ctrl-C: KeyboardInterrupt at once, the connection goes, the money is booked as unknown."""
     with (
         Sandbox(token_s=0.05) as slow,
         Client(base_url=slow.base_url, api_key=slow.api_key, data_dir=tmp_path) as client,
