@@ -16,7 +16,7 @@ from typing import Any
 from deepseek_nb.adapters.journal import Item, Journal
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.client.aio import AsyncClient
-from deepseek_nb.client.road import Errand
+from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import AnswerInvalid, Busy, DeepSeekError, Disposition, StoreFailed
 from deepseek_nb.core.metrics import CallEvent

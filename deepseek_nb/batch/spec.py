@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from deepseek_nb.client.aio import AsyncClient
-from deepseek_nb.client.road import Errand
+from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Message, canonical_json

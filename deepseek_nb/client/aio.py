@@ -14,8 +14,9 @@ from deepseek_nb.adapters.auth import ApiKey, JWTBearer
 from deepseek_nb.adapters.settings import Settings, load_settings
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import Transport
+from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import Gate
-from deepseek_nb.client.road import Errand, Road
+from deepseek_nb.client.road import Road
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import Admission, Tuning

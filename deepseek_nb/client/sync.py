@@ -11,8 +11,8 @@ from typing import Any
 from deepseek_nb.adapters.database import NotSaved
 from deepseek_nb.adapters.settings import Settings
 from deepseek_nb.client.aio import AsyncClient, Prompt
+from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.portal import background
-from deepseek_nb.client.road import Errand
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.metrics import Metrics

@@ -54,7 +54,7 @@ _ENTITY_START = re.compile(r"&(?=#\d+;|#[xX][0-9a-fA-F]+;|\w+;)")
 
 _WIDE_MATH = (
     (r"\$\$.*?\$\$", r"\$\$"),
-    (r"^\s*\$\$.*?\$\$", r"^\s*\$\$"),
+    (r"^[ \t>]*\$\$.*?\$\$", r"^[ \t>]*\$\$"),
     (r"\\\\\[.*?\\\\\]", r"\\\\[\[\]]"),
     (r"\\\[.*?\\\]", r"\\[\[\]]"),
     (r"\\begin\{(?P<env>[a-z]*\*?)\}.*?\\end\{(?P=env)\}", r"\\(?:begin|end)\{"),
@@ -85,13 +85,13 @@ def safe_markdown(text: str) -> str:
     """
     text = safe_plain(text)
     lines = text.split("\n")
-    outside: list[str] = []
+    formulas = _Formulas()
     parts: list[str] = []
     position = 0
     for start, end, info, content in _top_level_fences(text):
         before = "\n".join(lines[position:start])
-        outside.append(before)
-        parts += [_safe_prose(before), _safe_fence("\n\n".join(outside), info, content)]
+        formulas.add(before)
+        parts += [_safe_prose(before), _safe_fence(formulas, info, content)]
         position = end
     parts.append(_safe_prose("\n".join(lines[position:])))
     return "\n\n".join(part for part in (part.strip("\n") for part in parts) if part.strip())
@@ -129,28 +129,50 @@ def _top_level_fences(text: str) -> Iterator[tuple[int, int, str, str]]:
             yield token.map[0], token.map[1], token.info, token.content
 
 
-def _safe_fence(prose_before: str, info: str, content: str) -> str:
+def _safe_fence(formulas: _Formulas, info: str, content: str) -> str:
     block = fenced(content, (info.split() or [""])[0])
-    if ("<" in content or "&" in content or "[" in content) and _leaves_math_open(prose_before):
+    if ("<" in content or "&" in content or "[" in content) and formulas.left_open:
         return _safe_prose(block)  # a renderer may take the block for the middle of a formula
     return block
 
 
-def _leaves_math_open(prose: str) -> bool:
-    """Whether some renderer, whichever kinds of mathematics it knows, may be inside a formula at the end."""
-    if "$$" in prose and ("\\$" in prose or "$$$" in prose):
-        return True
-    flags = re.DOTALL | re.MULTILINE
-    marks = [len(re.findall(mark, prose, flags)) for _, mark in _WIDE_MATH]
-    if sum(marks) > MOST_MARKS:
-        return True
-    present = [kind for kind, count in zip(_WIDE_MATH, marks, strict=True) if count]
-    for count in range(1, len(present) + 1):
-        for known in itertools.combinations(present, count):
-            rest = re.sub("|".join(whole for whole, _ in known), "", prose, flags=flags)
-            if any(re.search(mark, rest, flags) for _, mark in known):
-                return True
-    return False
+class _Formulas:
+    """The prose before a code block: whether a renderer may think that a formula is still open there."""
+
+    def __init__(self) -> None:
+        self._prose = ""
+        self._left_open = False
+        self._too_many = False
+        self._known = True
+
+    def add(self, prose: str) -> None:
+        """More prose, from after the last code block."""
+        if "$" in prose or "\\" in prose:
+            self._prose += "\n\n" + prose
+            self._known = False
+
+    @property
+    def left_open(self) -> bool:
+        """Whether some renderer, whichever kinds of mathematics it knows, may be inside a formula."""
+        if not self._known and not self._too_many:
+            self._left_open, self._known = self._look(), True
+        return self._left_open
+
+    def _look(self) -> bool:
+        prose, flags = self._prose, re.DOTALL | re.MULTILINE
+        if "$$" in prose and ("\\$" in prose or "$$$" in prose):
+            return True
+        marks = [len(re.findall(mark, prose, flags)) for _, mark in _WIDE_MATH]
+        self._too_many = sum(marks) > MOST_MARKS
+        if self._too_many:
+            return True
+        present = [kind for kind, count in zip(_WIDE_MATH, marks, strict=True) if count]
+        for count in range(1, len(present) + 1):
+            for known in itertools.combinations(present, count):
+                rest = re.sub("|".join(whole for whole, _ in known), "", prose, flags=flags)
+                if any(re.search(mark, rest, flags) for _, mark in known):
+                    return True
+        return False
 
 
 # ------------------------------------------------------------------------------- everything else
@@ -182,7 +204,8 @@ def _sure_spans(paragraph: str) -> list[tuple[int, int]]:
             if len(opening[0]) != len(closing[0]):
                 return []
             content = line[opening.end() : closing.start()]
-            if _BEFORE_SPAN.search(line, 0, opening.start()) and not _UNSURE_IN_SPAN & set(content):
+            before = line[max(0, opening.start() - 4) : opening.start()]  # one more than may be signs
+            if _BEFORE_SPAN.search(before) and not _UNSURE_IN_SPAN & set(content):
                 spans.append((line_start + opening.start(), line_start + closing.end()))
         line_start += len(line) + 1
     return spans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ def shell(sandbox, tmp_path, monkeypatch) -> Iterator[Any]:
     yield made
     session.default_client().close()
     monkeypatch.setattr(session, "_client", None)
+    atexit.unregister(made.atexit_operations)
     made.atexit_operations()
     InteractiveShell.clear_instance()
 

@@ -1,0 +1,43 @@
+"""One request and how it is to be done: what the faces prepare and the road takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from deepseek_nb.client.watchdog import Limits
+from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.chat import Answer, ChatRequest
+from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.retry import RetryPolicy
+from deepseek_nb.core.wire import Delta
+
+__all__ = ["Errand"]
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One request, its key, and everything about how it is asked."""
+
+    request: ChatRequest
+    key: str
+    lane: int
+    policy: RetryPolicy
+    budget: Budget
+    limits: Limits = field(default_factory=Limits)
+    look_up: bool = True
+    """Whether the store is asked first; one who has looked already says False."""
+    keep: bool = True
+    """Whether the answer is kept in the store."""
+    ttl_s: float | None = None
+    output_tokens: int = 8192
+    """What an answer may have at most where the request does not say: for the reservation."""
+    check: Callable[[Answer], Any] | None = None
+    """Gives the answer's value, or raises an AnswerInvalid."""
+    on_delta: Callable[[Delta], None] | None = None
+    on_event: Callable[[CallEvent], None] | None = None
+
+    def with_value(self, answer: Answer) -> Answer:
+        """``answer`` with the value that ``check`` makes of it; raises an AnswerInvalid as ``check`` does."""
+        return replace(answer, value=self.check(answer)) if self.check else answer
