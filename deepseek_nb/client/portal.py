@@ -6,9 +6,10 @@ import atexit
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -20,6 +21,14 @@ CLOSING_S = 5.0
 """How long a cancelled piece of work may take to put its books in order."""
 
 
+class Closable(Protocol):
+    """What can be closed in an event loop."""
+
+    async def aclose(self) -> None:
+        """Close it; calling it twice is fine."""
+        ...
+
+
 class Portal:
     """One event loop in a thread of its own, started at the first use."""
 
@@ -28,6 +37,11 @@ class Portal:
         self._stack: ExitStack | None = None
         self._portal: BlockingPortal | None = None
         self._pid = 0
+        self._open: WeakSet[Closable] = WeakSet()
+
+    def close_at_end(self, thing: Closable) -> None:
+        """Close ``thing`` before the loop ends, if it is still there: no connection is left open."""
+        self._open.add(thing)
 
     def _running(self) -> BlockingPortal:
         with self._lock:
@@ -44,13 +58,20 @@ class Portal:
         An interrupt (Ctrl-C, the stop button) cancels the work, which is what ends the request and
         its bill, and goes on as KeyboardInterrupt once the work has put its books in order.
         """
-        future = self._running().start_task_soon(work, *args)
+        ended = threading.Event()
+
+        async def to_the_end() -> T:
+            try:
+                return await work(*args)
+            finally:
+                ended.set()
+
+        future = self._running().start_task_soon(to_the_end)
         try:
             return future.result()
         except KeyboardInterrupt:
-            future.cancel()
-            with suppress(CancelledError, Exception):  # the interrupt is what counts
-                future.result(CLOSING_S)
+            future.cancel()  # from here on the future says "cancelled", whatever the work still does
+            ended.wait(CLOSING_S)
             raise
 
     def start(self, work: Callable[..., Awaitable[T]], *args: Any) -> Future[T]:
@@ -66,7 +87,12 @@ class Portal:
         self._running().start_task_soon(soon)
 
     def close(self) -> None:
-        """End the loop and its thread."""
+        """End the loop and its thread, after what was left open in it."""
+        portal = self._portal
+        if portal is not None and self._pid == os.getpid():
+            for thing in list(self._open):
+                with suppress(Exception):
+                    portal.start_task_soon(thing.aclose).result(CLOSING_S)
         with self._lock:
             stack, self._stack, self._portal = self._stack, None, None
             if stack is not None and self._pid == os.getpid():

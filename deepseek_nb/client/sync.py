@@ -34,6 +34,7 @@ class Client:
         self.aio = AsyncClient(settings, **arguments)
         """The async client behind this one; it belongs to the background loop."""
         self._warned = False
+        background.close_at_end(self.aio)
 
     @property
     def settings(self) -> Settings:

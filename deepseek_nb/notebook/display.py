@@ -85,7 +85,7 @@ class Screen:
         self._there = False
         self._charged = "no"
         self._started_s = self._since_s = now()
-        self._line: Callable[[float], str] = lambda passed_s: f"asking, {_duration(passed_s)} so far"
+        self._line: Callable[[float], str] = lambda passed_s: f"asking, {_passed(passed_s)} so far"
         self._line_due_s = self._started_s + QUIET_S
         self._last_s = -math.inf
 
@@ -98,15 +98,15 @@ class Screen:
         elif news.kind == "waiting" and news.error is not None:
             self._set_line(self._waiting_line(news, news.error), at_once=True)
         elif news.kind == "sent" and news.tries + news.refusals > 1:
-            self._set_line(lambda passed_s: f"asking again, {_duration(passed_s)} so far")
+            self._set_line(lambda passed_s: f"asking again, {_passed(passed_s)} so far")
 
     def _take_piece(self, piece: Delta) -> None:
         if piece.restart:
             self.text = self.reasoning = ""
             self._shown = None
-            self._set_line(lambda passed_s: f"the answer broke off, {_duration(passed_s)} ago", at_once=True)
+            self._set_line(lambda passed_s: f"the answer broke off, {_passed(passed_s)} ago", at_once=True)
         if piece.reasoning and not self.reasoning:
-            self._set_line(lambda passed_s: f"thinking, {_duration(passed_s)} so far", at_once=True)
+            self._set_line(lambda passed_s: f"thinking, {_passed(passed_s)} so far", at_once=True)
         self.reasoning += piece.reasoning
         self.text += piece.text
         self._received_bytes += len(piece.text.encode("utf-8", "replace"))
@@ -120,9 +120,9 @@ class Screen:
         head = f"{_cause(error)}, try {event.tries + event.refusals}"
 
         def told(passed_s: float) -> str:
-            parts = [head, f"next in {_duration(max(0.0, event.wait_s - passed_s))}"]
+            parts = [head, f"next in {_ahead(event.wait_s - passed_s)}"]
             if event.left_s is not None:
-                parts.append(f"{_duration(max(0.0, event.left_s - passed_s))} left")
+                parts.append(f"{_ahead(event.left_s - passed_s)} left")
             return ", ".join([*parts, _CHARGED[self._charged]])
 
         return told
@@ -207,7 +207,9 @@ def _cause(error: DeepSeekError) -> str:
     return f"{cause} ({error.status})" if error.status else cause
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{math.ceil(seconds):d} s"
-    return f"{seconds / 60:.0f} min"
+def _passed(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _ahead(seconds: float) -> str:
+    return _passed(max(0, math.ceil(seconds)))

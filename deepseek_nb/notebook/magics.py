@@ -28,10 +28,10 @@ LAST_ANSWER = "_deepseek"
 
 
 def _room(name: str) -> Any:
-    """A room that costs most of a second to import (httpx, aiohttp, pydantic), at its first use.
+    """A room that is slow to import (httpx, aiohttp, pydantic), at its first use.
 
-    Importing them at the top would make ``%load_ext`` cost 0.6 s instead of 0.05 s
-    (``benchmarks/load_ext.py``).
+    Imported at the top they would make ``%load_ext`` cost 0.3 s instead of the 0.05 s that
+    ``benchmarks/load_ext.py`` measures.
     """
     return importlib.import_module(f"deepseek_nb.{name}")
 

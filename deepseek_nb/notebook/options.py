@@ -37,7 +37,7 @@ _VALUE = re.compile(
     r"""\s*(?:"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'|(?P<bare>\S+))(?=\s|$)"""
 )
 _TO_NAME = re.compile(r"\s*(\S+)\s*<<(?=\s|$)\s*")
-_SECRET_LIKE = re.compile(r"key|token|secret|password", re.IGNORECASE)
+_SECRET_LIKE = re.compile(r"(?:key|token|secret|password)$", re.IGNORECASE)
 
 
 def _name(text: str) -> str:

@@ -43,14 +43,15 @@ def server(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    line = process.stdout.readline()  # it says where it listens
-    found = re.search(r"http://127\.0\.0\.1:\d+", line)
-    assert found, line
-    yield found.group(), log
-    process.send_signal(signal.SIGINT)
-    process.wait(10)
-    process.stdout.close()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()  # it says where it listens
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, line
+        yield found.group(), log
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
 
 
 @pytest.mark.slow

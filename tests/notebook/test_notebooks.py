@@ -8,8 +8,17 @@ from jupyter_client.manager import AsyncKernelManager
 from kernels import CANARY_KEY, ThisPython, kernel_environment
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets import default
 
 from deepseek_nb.sandbox import FaultScript
+
+
+class ThisKernelManager(AsyncKernelManager):
+    """nbclient makes it, and so closes all it opened."""
+
+    @default("kernel_spec_manager")
+    def _this_python(self) -> ThisPython:
+        return ThisPython()
 
 
 def execute(sandbox, folder, *cells: str, **environment: str) -> nbformat.NotebookNode:
@@ -20,7 +29,8 @@ def execute(sandbox, folder, *cells: str, **environment: str) -> nbformat.Notebo
     client = NotebookClient(
         notebook,
         timeout=60,
-        km=AsyncKernelManager(kernel_name="this", kernel_spec_manager=ThisPython()),
+        kernel_name="this",
+        kernel_manager_class=ThisKernelManager,
         resources={"metadata": {"path": str(folder)}},
     )
     try:
@@ -75,7 +85,5 @@ def test_a_hostile_answer_is_saved_harmless(sandbox, folder):
     markdown = "".join(
         nbformat.read(folder / "saved.ipynb", as_version=4).cells[1].outputs[0].data["text/markdown"]
     )
-    harmless = (
-        "Hi &lt;script>alert(1)&lt;/script> [pixel](https://evil.example/p.png) [go] (javascript:alert(1)) "
-    )
-    assert markdown == harmless + "red"
+    harmless = "Hi &lt;script>alert(1)&lt;/script> [pixel](https://evil.example/p.png) [go] (javascript:"
+    assert markdown == harmless + "alert(1)) red"

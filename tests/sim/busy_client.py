@@ -151,10 +151,12 @@ class Kernel:
             self._row_done(request, outcome)
         self._pump()
 
-    def _learn(self, ticket: Ticket, outcome: Outcome) -> float:
+    def _learn(self, request: Request, outcome: Outcome) -> float:
         """Tell admission; gives the seconds to wait after a refusal."""
+        ticket = request.ticket
         if outcome in REFUSALS:
-            return self.admission.refused(ticket, self.now, overloaded=outcome is Outcome.E503)
+            overloaded, named_limit = outcome is Outcome.E503, request.named_limit
+            return self.admission.refused(ticket, self.now, overloaded=overloaded, named_limit=named_limit)
         if outcome in (Outcome.OK, Outcome.EMPTY):
             self.admission.answered(ticket, self.now)
         else:
@@ -165,7 +167,7 @@ class Kernel:
         row: Row = request.row
         row.in_flight = None
         del self._in_flight[row]
-        wait_s = self._learn(request.ticket, outcome)
+        wait_s = self._learn(request, outcome)
         if outcome is Outcome.OK:
             self._row_over()
             return
@@ -222,7 +224,7 @@ class Kernel:
 
     def _call_done(self, request: Request, outcome: Outcome) -> None:
         call: Call = request.row
-        wait_s = self._learn(request.ticket, outcome)
+        wait_s = self._learn(request, outcome)
         if outcome is Outcome.OK:
             call.over = True
             self.latencies_s.append(self.now - call.asked_s)

@@ -104,6 +104,8 @@ class Scenario:
     weather: list[Weather]
     noise_503: float = 0.0
     noise_429: float = 0.0
+    says: int | None = None
+    """The limit that random 429s name, whatever the true one."""
 
     @classmethod
     def of(cls, name: str, seed: int) -> Scenario:
@@ -114,17 +116,18 @@ class Scenario:
         * ``storm``: as ``limit``, with outages of 30 to 120 s about every five minutes;
         * ``flat:SLOTS:LIMIT:ROOM`` and ``flat:SLOTS:LIMIT:ROOM:FROM:TO``: constant, with one outage;
         * ``noise:P``: ``flat:60:75:40`` and a share P of random 503s;
-        * any of them with ``+503:P`` or ``+429:P`` behind it: random refusals on top.
+        * any of them with ``+503:P`` or ``+429:P`` behind it: random refusals on top; with ``+says:N``
+          the random 429s name the limit N, and the true ones the true limit.
         """
         base, *noises = name.split("+")
-        shares = {"503": 0.0, "429": 0.0}
+        shares = {"503": 0.0, "429": 0.0, "says": 0.0}
         if base.startswith("noise:"):
             shares["503"] = float(base.removeprefix("noise:"))
             base = "flat:60:75:40"
         for noise in noises:
             status, share = noise.split(":")
             shares[status] = float(share)
-        return cls(_weather(base, seed), shares["503"], shares["429"])
+        return cls(_weather(base, seed), shares["503"], shares["429"], int(shares["says"]) or None)
 
 
 def _weather(name: str, seed: int) -> list[Weather]:
@@ -239,6 +242,8 @@ class Request:
     interactive: bool = False
     state: State = State.SENT
     begun_s: float = math.inf
+    named_limit: int | None = None
+    """The number inside its 429."""
     ticket: Any = None
     twin: Request | None = None
     recalled: bool = False
@@ -314,6 +319,7 @@ class BusyServer:
         if u < self.scenario.noise_503:
             self._refuse(request, Outcome.E503, 0.1)
         else:
+            request.named_limit = self.scenario.says
             self._refuse(request, Outcome.E429, NET_S)
         return True
 
@@ -326,6 +332,7 @@ class BusyServer:
             pass
         elif self.in_flight >= self.weather.limit:
             self._debt_s += COST_429_S
+            request.named_limit = self.weather.limit if self.scenario.says else None
             self._refuse(request, Outcome.E429, NET_S)
         elif request.fate is Outcome.E500:
             self._refuse(request, Outcome.E500, 0.2)
