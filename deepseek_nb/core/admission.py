@@ -6,7 +6,8 @@ The limit moves by what the server shows, not by what it is asked:
   by a step that starts small after a refusal and doubles every 1.3 s without one;
 * a 429 says "you hold all you may": the limit becomes what is held, and at most once a second 0.85 of it;
   a 503 the same with 0.8; nothing new is sent for about 0.7 s, and the refused one goes first;
-* the number inside a 429 is a ceiling for a minute, unless a later request above it gets in;
+* the number inside a 429, less one, is a ceiling for twenty seconds, unless a request that was sent
+  later and above it gets in;
 * refusals that have nothing to do with the load are pardoned and change nothing (:class:`Noise`);
 * ten 503s or faults in a row without a token or an answer for three seconds open the breaker: one
   probe at a time, at most five seconds apart, until one gets through. A 429 never opens it, since
@@ -60,7 +61,7 @@ class Tuning:
     trip_silence_s: float = 3.0
     probe_gap_s: float = 5.0
     resume: float = 0.5
-    named_limit_s: float = 60.0
+    named_limit_s: float = 20.0
     """How long the number inside a 429 is believed."""
     below: float = 0.9
     """The share of a level that got in, below which a refusal is not fullness."""
@@ -325,16 +326,16 @@ class Admission:
     ) -> float:
         """A 429, or a 503 (``overloaded``). Gives the seconds this ticket waits before it asks :meth:`again`.
 
-        ``named_limit`` is the number inside a 429's text: a ceiling for a while, less one.
+        ``named_limit`` is the number inside a 429's text.
         """
         t = self.tuning
         self._give_back(ticket)
-        if named_limit is not None:
-            self._named = (max(2, named_limit), now, ticket.sent_s)
         probing = self.open and not ticket.interactive
         pardoned = not self.open and self.noise.refused(ticket)
         if not pardoned:
             self._quiet_s = now
+            if named_limit is not None:
+                self._named = (max(2, named_limit), now, ticket.sent_s)
         if overloaded:
             self._bad += 1
         tripped = self.open or (overloaded and self._trip(now))

@@ -56,7 +56,7 @@ def facts(answer: Answer, *, simulated: bool) -> dict[str, Any]:
         "prompt_tokens": answer.usage.prompt_tokens,
         "completion_tokens": answer.usage.completion_tokens,
         "cache_hit_tokens": answer.usage.cache_hit_tokens,
-        "cost_usd": answer.cost_usd,
+        "cost_usd": None if answer.cost_usd is None else round(answer.cost_usd, 9),
         "finish_reason": answer.finish_reason,
         "cached": answer.cached,
     }
