@@ -40,6 +40,7 @@ __all__ = ["AGEING_S", "INTERACTIVE_LANE", "Admission", "Noise", "Ticket", "Tuni
 INTERACTIVE_LANE = 4
 AGEING_S = 60.0
 NOISE_MOST = 0.6
+"""A server that refuses more than this whatever the load is taken for full."""
 CLUMPED = 0.5
 CLUMPED_MOST = 0.1
 
@@ -279,6 +280,8 @@ class Admission:
         return max(1, int(limit))
 
     def _give_back(self, ticket: Ticket) -> None:
+        if not ticket.held:
+            return
         ticket.held = False
         if ticket.interactive:
             self._passing -= 1
