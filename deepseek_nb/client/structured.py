@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -110,9 +111,13 @@ class Schema:
         return blake2b(canonical_json(self.json_schema).encode(), digest_size=8).hexdigest()
 
     def instruction(self) -> str:
-        """What the system message says about the shape: stable to the byte, for the prefix cache."""
+        """What the system message says about the shape: stable to the byte, for the prefix cache.
+
+        Fields stand in the order they were given: a reason asked for before a score is written before it.
+        """
+        told = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
         return (
-            f"Answer with one JSON object that fits this JSON Schema: {canonical_json(self.json_schema)}\n"
+            f"Answer with one JSON object that fits this JSON Schema: {told}\n"
             "Write only the JSON object."
         )
 
