@@ -20,6 +20,14 @@ __all__ = ["FAULTS", "PROTECTED", "CreditRisk", "applicants", "run_demo", "templ
 
 JOB = "demo-german-credit"
 SEED = 7
+PACE: dict[str, Any] = {
+    "first_token_s": 0.1,
+    "token_s": 0.002,
+    "spread": 0.5,
+    "keep_alive_s": 0.3,
+    "balance_usd": None,
+}
+"""The simulated server: quicker than the real one, so that nobody waits for a demo."""
 SYSTEM = (
     "You are a credit analyst at a German bank of the 1970s. Amounts are in Deutsche Mark. "
     "Judge the risk that this loan is not paid back, only from what the application says."

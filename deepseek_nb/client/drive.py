@@ -284,7 +284,8 @@ class Drive:
 
     def _first_token(self) -> None:
         self.first_token_s = asyncio.get_running_loop().time() - self.started_s
-        self.means.gate.first_token()
+        if self.ticket is not None:
+            self.means.gate.first_token(self.ticket)
         self._tell("first_token")
 
     def _show(self, delta: Delta) -> None:

@@ -40,9 +40,9 @@ class Gate:
             raise
         return ticket
 
-    def first_token(self) -> None:
-        """A first token came for some holder."""
-        self.admission.first_token(self.now())
+    def first_token(self, ticket: Ticket) -> None:
+        """A first token came for the holder of ``ticket``."""
+        self.admission.first_token(self.now(), ticket)
         self._pump()
 
     def answered(self, ticket: Ticket) -> None:

@@ -116,10 +116,7 @@ class Schema:
         Fields stand in the order they were given: a reason asked for before a score is written before it.
         """
         told = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
-        return (
-            f"Answer with one JSON object that fits this JSON Schema: {told}\n"
-            "Write only the JSON object."
-        )
+        return f"Answer with one JSON object that fits this JSON Schema: {told}\nWrite only the JSON object."
 
     def parse(self, answer: Answer) -> Any:
         """The checked value of an answer.

@@ -66,7 +66,7 @@ class Tuning:
     """How long the number inside a 429 is believed."""
     below: float = 0.9
     """The share of a level that got in, below which a refusal is not fullness."""
-    below_s: float = 10.0
+    below_s: float = 20.0
     """How long a level that got in counts."""
     newest: float = 0.02
     """The weight of the newest outcome in the measured noise."""
@@ -360,9 +360,8 @@ class Admission:
         if ticket.interactive:
             if self.open:
                 return self.tuning.probe_gap_s * (0.5 + 0.5 * self.rng())
-            if not ticket.yielding:
-                ticket.yielding = True
-                self._yielding += 1
+            ticket.yielding = True
+            self._yielding += 1
             return 0.2 + 0.3 * self.rng()
         if self.open or not overloaded:
             return 0.0

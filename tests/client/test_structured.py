@@ -31,7 +31,9 @@ def test_the_instruction_is_stable_and_speaks_of_json():
     told = Schema.of(Shape).instruction()
     assert told == Schema.of(Shape).instruction()
     assert "JSON" in told
-    assert told.index('"label"') < told.index('"score"') < told.index('"inner"'), "in the order they were given"
+    assert told.index('"label"') < told.index('"score"') < told.index('"inner"'), (
+        "in the order they were given"
+    )
     schema = json.loads(told.split("Schema: ")[1].split("\n")[0])
     assert "title" not in schema
     assert schema["$defs"]["Inner"]["properties"] == {"title": {"type": "string"}}, (

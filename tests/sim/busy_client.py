@@ -153,7 +153,7 @@ class Kernel:
 
     def _learn(self, request: Request, outcome: Outcome) -> float:
         """Tell admission; gives the seconds to wait after a refusal."""
-        ticket = request.ticket
+        ticket: Ticket = request.ticket
         if outcome in REFUSALS:
             overloaded, named_limit = outcome is Outcome.E503, request.named_limit
             return self.admission.refused(ticket, self.now, overloaded=overloaded, named_limit=named_limit)
@@ -195,7 +195,7 @@ class Kernel:
         self.ended_s = self.now
 
     def _fault_wait_s(self, faults: int) -> float:
-        return self.rng.random() * min(8.0, 0.5 * 2**faults)
+        return self.rng.random() * min(8.0, 0.5 * 2.0**faults)
 
     # -------------------------------------------------------------------------- interactive calls
 
