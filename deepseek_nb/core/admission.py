@@ -21,6 +21,9 @@ noise explains, and what exceeds it is fullness. Refusals that come in clumps ar
 competition rather than noise and count less. On a server without noise no pardon is earned; a few
 to begin with spare the first seconds.
 
+The constants of time are made for answers that take seconds. Where they take less, a hold, a cut's
+gap and a doubling are shorter in proportion; otherwise one refusal would empty a quick server.
+
 Lanes 4 and 5 are interactive: they do not wait for the limit, and while one of them has been
 refused, lanes 1 to 3 send nothing, so that the next place that comes free is theirs. Lanes 1 to 3
 share the limit; a higher lane is served as if it had come ``AGEING_S`` earlier per step, so that
@@ -58,6 +61,8 @@ class Tuning:
     step: float = 0.02
     doubling_s: float = 1.3
     hold_s: float = 0.7
+    usual_s: float = 2.0
+    """How long answers take where the constants of time hold as they are; quicker servers: in proportion."""
     trip: int = 10
     trip_silence_s: float = 3.0
     probe_gap_s: float = 5.0
@@ -203,6 +208,7 @@ class Admission:
         self._bad = 0
         self._probe_wait_s = 1.0
         self._named: tuple[int, float, float] | None = None  # number, heard, sent
+        self._answer_s = self.tuning.usual_s  # how long an answer takes, from sending to its end
 
     # ------------------------------------------------------------------------------------- the line
 
@@ -306,7 +312,7 @@ class Admission:
         t = self.tuning
         if self.held < self.limit - max(2.0, 0.1 * self.limit):
             return
-        step = min(1.0, t.step * 2.0 ** min(40.0, (now - self._quiet_s) / t.doubling_s))
+        step = min(1.0, t.step * 2.0 ** min(40.0, (now - self._quiet_s) / (t.doubling_s * self._pace)))
         self.limit = min(t.most, self.limit + step)
 
     def answered(self, ticket: Ticket, now: float) -> None:
@@ -316,8 +322,15 @@ class Admission:
         if not ticket.got_in:
             self._got_in(ticket, now)
         self._alive(now)
+        if not ticket.interactive:
+            self._answer_s += 0.05 * (now - ticket.sent_s - self._answer_s)
         better = self.limit > self._good
         self._good = self.limit if better else self._good + 0.02 * (self.limit - self._good)
+
+    @property
+    def _pace(self) -> float:
+        """What the constants of time are worth here: 1 where an answer takes ``usual_s`` or more."""
+        return min(1.0, max(0.01, self._answer_s / self.tuning.usual_s))
 
     def _got_in(self, ticket: Ticket, now: float) -> None:
         self.noise.got_in(ticket, now)
@@ -344,12 +357,12 @@ class Admission:
         tripped = self.open or (overloaded and self._trip(now))
         if not tripped and not pardoned:
             cut = t.cut_503 if overloaded else t.cut_429
-            if now - self._cut_s > t.cut_gap_s:
+            if now - self._cut_s > t.cut_gap_s * self._pace:
                 self._cut_s = now
                 self.limit = max(t.least, min(self.limit, self.held) * cut)
             elif not overloaded:
                 self.limit = max(t.least, min(self.limit, self.held))
-            self._hold(now, t.hold_s * (0.5 + self.rng()))
+            self._hold(now, t.hold_s * self._pace * (0.5 + self.rng()))
         if probing:
             self._probe_wait_s = min(t.probe_gap_s, self._probe_wait_s * 2)
             self._hold(now, self._probe_wait_s * (0.5 + 0.5 * self.rng()))
@@ -398,5 +411,5 @@ class Admission:
         self.open, self.open_since_s = False, None
         self._bad, self._probe_wait_s = 0, 1.0
         self.limit = max(t.least, self._good * t.resume)
-        self._quiet_s = now - 3 * t.doubling_s
+        self._quiet_s = now - 3 * t.doubling_s * self._pace
         self._hold_until_s = float("-inf")
