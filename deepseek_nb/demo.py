@@ -38,9 +38,10 @@ PROTECTED = ("personal_status_and_sex", "foreign_worker", "age_in_years")
 NOT_ASKED = ("applicant_id", "credit_risk")
 """The number of the file, and what really happened."""
 
+RATE_429 = Fault("rate_429", limit=64)
 FAULTS: dict[str | Fault, float] = {
     "busy_503": 0.06,
-    "rate_429": 0.03,
+    RATE_429: 0.03,
     "keepalive_then_json": 0.04,
     "empty_200": 0.02,
     "cut_rst": 0.02,
@@ -50,7 +51,7 @@ FAULTS: dict[str | Fault, float] = {
 
 _IN_WORDS: dict[str | Fault, str] = {
     "busy_503": "refused: server too busy (503)",
-    "rate_429": "refused: too many in flight (429)",
+    RATE_429: "refused: too many in flight (429)",
     "keepalive_then_json": "made to wait, kept alive by blank lines or comments",
     "empty_200": "an empty 200",
     "cut_rst": "cut in the middle of the answer (connection reset)",
