@@ -84,6 +84,7 @@ class JobRun:
         self._on_the_wire: dict[asyncio.Task[Any], bool] = {}
         self._stopping = asyncio.Event()
         self._last_refusal: DeepSeekError | None = None
+        self._leading = True
 
     async def run(self) -> None:
         """Work until every row is done or failed, or the job stops."""
@@ -188,6 +189,7 @@ class JobRun:
             if self._stopping.is_set():
                 return False
             if not isinstance(failed, AnswerInvalid):
+                self._leading = False
                 return True
             failures.append(failed)
         first = failures[0]
@@ -307,7 +309,8 @@ class JobRun:
         self.progress.spent_usd += paid_usd
         if paid_usd:
             await asyncio.to_thread(self.journal.add_spend, self.job, paid_usd)
-        if error.disposition in (Disposition.PAUSE, Disposition.STOP):
+        everybodys = error.disposition in (Disposition.PAUSE, Disposition.STOP)
+        if everybodys or (self._leading and error.disposition is Disposition.RETRY):
             self.stop(error)  # the row goes back with the others that are held
             return error
         record = json.dumps(error_record(error), ensure_ascii=False)

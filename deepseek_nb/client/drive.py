@@ -41,6 +41,7 @@ from deepseek_nb.core.errors import (
     ConfigError,
     DeepSeekError,
     Disposition,
+    NeverConnected,
     Overloaded,
     RateLimited,
     StoreFailed,
@@ -252,6 +253,7 @@ class Drive:
                 self.means.transport.post("/chat/completions", request_body(request)) as reply,
             ):
                 trace_id = reply.trace_id
+                self.means.reached = True
                 if reply.status != 200:
                     body = bytearray()
                     async for data in reply.chunks:
@@ -301,6 +303,8 @@ class Drive:
             self.errand.on_delta(Delta(restart=True))
             self.shown = False
         gate, wait_s = self.means.gate, 0.0
+        unreached = isinstance(error, NeverConnected) and self.means.reached
+        counted = not gate.admission.open and not unreached
         if isinstance(error, RateLimited):
             wait_s = gate.refused(self.ticket, overloaded=False, named_limit=error.limit)
         elif isinstance(error, Overloaded):
@@ -314,7 +318,7 @@ class Drive:
             usage = error.answer.usage  # type: ignore[attr-defined]
         if usage is None and error.charged != "no":
             usage = decoder.partial().usage
-        return Failed(error, usage, max(wait_s, error.retry_after_s or 0.0))
+        return Failed(error, usage, max(wait_s, error.retry_after_s or 0.0), counted)
 
     def _perhaps_charged(self) -> Usage | None:
         """Tokens that may be billed for a request that was under way when the caller went."""

@@ -43,6 +43,8 @@ class Means:
         self.rng = rng
         self.now_utc = now_utc
         self.listeners: list[Callable[[CallEvent], None]] = []
+        self.reached = False
+        """Whether this server ever answered: from then on a failing connection is an outage, not a typo."""
         self.not_saved: StoreFailed | None = None
         """Why answers that were paid for could not be written to disk; None while all is well."""
         self._settled = asyncio.Event()

@@ -21,7 +21,8 @@ Rules of this room, each a property test over event sequences:
   between has the answer and an overstated bill, never a paid answer lost;
 * a charged answer that cannot be used is stored too (under ``key~1``, ``key~2``): paid is kept;
 * the sum of the waits stays within the patience;
-* refusals are not tries: only sends the server began to work on are counted.
+* refusals are not tries: only sends the server began to work on are counted; and a fault while
+  the server is known to be down does not use up the request's own.
 """
 
 from __future__ import annotations
@@ -175,11 +176,15 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No usable answer. ``wait_s``: what admission asks to wait before the next try (refusals)."""
+    """No usable answer. ``wait_s``: what admission asks to wait before the next try (refusals).
+
+    ``counted`` is False for a fault that is not this request's: the server was known to be down.
+    """
 
     error: DeepSeekError
     usage: Usage | None = None
     wait_s: float = 0.0
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,11 +320,11 @@ class Call:
             wait_s = failed.wait_s
         else:
             self.tries += error.charged != "no" or error.disposition is Disposition.RETRY
-            self.faults += error.disposition is Disposition.RETRY
+            self.faults += error.disposition is Disposition.RETRY and failed.counted
             self.repairs += error.disposition is Disposition.REPAIR
             wait_s = 0.0
             if error.disposition is Disposition.RETRY:
-                wait_s = self.policy.fault_wait_s(self.faults, error, self.rng)
+                wait_s = self.policy.fault_wait_s(max(1, self.faults), error, self.rng)
         if isinstance(error, AnswerInvalid) and isinstance(error.answer, Answer):
             self.unusable.append(error.answer)
             if self.keep:

@@ -409,10 +409,10 @@ def test_a_budget_is_never_passed(sandbox, with_client):
             *(client.ask(f"question {n}", max_tokens=50) for n in range(60)), return_exceptions=True
         )
 
-    outcomes = with_client(ask, budget_usd=0.0005)
+    outcomes = with_client(ask, budget_usd=0.0001)  # room for some, at peak and off-peak prices
     assert any(isinstance(o, errors.BudgetExceeded) for o in outcomes)
     assert any(not isinstance(o, BaseException) for o in outcomes)
-    assert sandbox.log.cost_usd <= 0.0005
+    assert sandbox.log.cost_usd <= 0.0001
 
 
 def test_no_budget_can_be_kept_where_no_price_is_known(sandbox, with_client):
