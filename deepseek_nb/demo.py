@@ -187,9 +187,7 @@ def _report(target: Target, scored: pd.DataFrame) -> int:
             f"{_hour(target.client.settings.model)}"
         )
         if about["run_cost_usd"] > target.sandbox.log.cost_usd + 1e-9:
-            print(
-                "          (what broke off is booked as if it was charged: the service does not say)"
-            )
+            print("          (what broke off is booked as if it was charged: the service does not say)")
         twice = sum(target.sandbox.log.answered_twice().values())
         print(f"          {twice} questions were answered, and paid, twice")
     lost = len(scored) - done - failed - pending

@@ -249,6 +249,7 @@ class AsyncClient:
                 settings.jwt_client_secret,
                 scope=settings.jwt_scope,
                 issuer=settings.jwt_issuer,
+                origin=settings.base_url,
             )
             secrets = (settings.jwt_client_secret,)
         else:

@@ -81,7 +81,7 @@ __all__ = [
 ]
 
 LINES_IN_A_NOTEBOOK = 5
-WIDTH_IN_A_NOTEBOOK = 110
+WIDTH_IN_A_NOTEBOOK = 88
 
 
 class Disposition(Enum):
@@ -131,13 +131,13 @@ class DeepSeekError(Exception):
     def _render_traceback_(self) -> list[str]:
         """The lines a notebook shows instead of a traceback."""
         head = f"{type(self).__name__}: {self.message}"
-        wrap = textwrap.TextWrapper(width=WIDTH_IN_A_NOTEBOOK, break_long_words=True)
-        lines = wrap.wrap(head)[: LINES_IN_A_NOTEBOOK - 2]
-        hints = wrap.wrap(self.hint) if self.hint else []
-        room = LINES_IN_A_NOTEBOOK - len(lines)
-        if len(hints) > room:
-            hints = [*hints[: room - 1], hints[room - 1][: WIDTH_IN_A_NOTEBOOK - 2] + " …"]
-        return lines + hints
+        lines = _wrapped(head, LINES_IN_A_NOTEBOOK - 2)
+        return lines + _wrapped(self.hint, LINES_IN_A_NOTEBOOK - len(lines))
+
+
+def _wrapped(text: str, most: int) -> list[str]:
+    """``text`` in at most ``most`` lines; what is left out shows as an ellipsis."""
+    return textwrap.wrap(text, WIDTH_IN_A_NOTEBOOK, max_lines=most, placeholder=" …")
 
 
 class Yours(DeepSeekError):

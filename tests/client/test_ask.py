@@ -382,6 +382,22 @@ def test_a_wrong_key_is_told_without_showing_it(with_client):
     assert canary not in "".join(caught.value._render_traceback_()) + repr(caught.value.__dict__)
 
 
+def test_a_token_serves_where_a_key_does(tmp_path):
+    """With a client id and secret each request carries a short-lived JWT instead of a key."""
+    with Sandbox(api_key=None) as gateway:
+
+        async def ask():
+            async with AsyncClient(
+                base_url=gateway.base_url,
+                jwt_client_id="analyst",
+                jwt_client_secret="s" * 40,
+                data_dir=tmp_path,
+            ) as client:
+                return await client.ask("Return exactly: in")
+
+        assert asyncio.run(ask()).text == "in"
+
+
 def test_an_unreachable_host_is_told_after_the_patience(tmp_path):
     """Nothing listens there: nothing was sent, the address is named, the hint says what to check."""
 
