@@ -128,6 +128,16 @@ def test_a_row_with_an_empty_value_fails_alone(frame, client, ticket, sandbox, e
     assert len(sandbox.log) == 30  # its twin in the second part still asks
 
 
+def test_a_row_that_is_too_long_fails_alone(frame, client, ticket, sandbox):
+    """Known before it is sent: the row says that it does not fit, the others are answered."""
+    frame.iloc[5, 0] = "card " * 2_000_000
+    out = run(frame, client, schema=ticket)
+    assert out["status"].tolist().count("failed") == 1
+    assert out["error"].iloc[5].startswith("ContextTooLong")
+    assert [text.split()[1] for text in frame["text"].drop("t5")] == out["label"].drop("t5").tolist()
+    assert len(sandbox.log) == 30  # its twin in the second part still asks
+
+
 def test_empty_values_can_be_asked_with(frame, client, ticket):
     """``missing="empty"`` puts nothing in the value's place."""
     frame.iloc[3, 0] = None
