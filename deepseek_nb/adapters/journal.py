@@ -275,9 +275,9 @@ class Journal:
         """
         return self._lease(
             job,
-            "SELECT id FROM items WHERE job=? AND state='q' AND due<=? "
-            "ORDER BY priority DESC, due, position LIMIT ?",
-            (n,),
+            "SELECT id FROM items WHERE job=:job AND state='q' AND due<=:now "
+            "ORDER BY priority DESC, due, position LIMIT :n",
+            {"n": n},
             lease_s,
         )
 
@@ -288,20 +288,26 @@ class Journal:
         """
         return self._lease(
             job,
-            "SELECT id FROM items INDEXED BY item_of WHERE job=? AND state='q' AND ?>=0 AND key IN "
-            "(SELECT value FROM json_each(?))",
-            (json.dumps(list(keys)),),
+            "SELECT id FROM items INDEXED BY item_of WHERE job=:job AND state='q' AND key IN "
+            "(SELECT value FROM json_each(:keys))",
+            {"keys": json.dumps(list(keys))},
             lease_s,
         )
 
-    def _lease(self, job: str, chosen: str, values: tuple[Any, ...], lease_s: float) -> list[Item]:
+    def _lease(self, job: str, chosen: str, values: Mapping[str, Any], lease_s: float) -> list[Item]:
         owner, now = self.owner, self._monotonic()
 
         def take(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             return connection.execute(
-                f"UPDATE items SET state='r', owner=?, lease=? WHERE id IN ({chosen}) "  # noqa: S608 (our own text)
+                f"UPDATE items SET state='r', owner=:owner, lease=:until WHERE id IN ({chosen}) "  # noqa: S608 (our own text)
                 "RETURNING due, id, position, key, body, body_sum, priority, tries, refusals",
-                (owner, now + lease_s, _number(connection, job), now, *values),
+                {
+                    "owner": owner,
+                    "until": now + lease_s,
+                    "job": _number(connection, job),
+                    "now": now,
+                    **values,
+                },
             ).fetchall()
 
         rows = self._database.write(take, durable=False)
