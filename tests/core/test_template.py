@@ -237,7 +237,7 @@ def test_values_are_written_as_people_write_them(value: Any, text: str) -> None:
         decimal.Decimal("NaN"),
         pd.NA,
         pd.NaT,
-        np.datetime64("NaT"),
+        np.datetime64("NaT", "s"),
     ],
     ids=repr,
 )
