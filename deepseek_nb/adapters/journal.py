@@ -20,8 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-from deepseek_nb.adapters.database import Database, StoreDamaged, owner_may_live, owner_name
+from deepseek_nb.adapters.database import Database, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
+from deepseek_nb.adapters.owners import owner_may_live, owner_name
 from deepseek_nb.core.errors import ConfigError, JobMismatch
 
 __all__ = [

@@ -25,8 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from deepseek_nb.adapters.database import Database, NotSaved, StoreDamaged, owner_may_live, owner_name
+from deepseek_nb.adapters.database import Database, NotSaved, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
+from deepseek_nb.adapters.owners import owner_may_live, owner_name
 from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["SCHEMA", "STORE_FILE", "VERSION", "AnswerStore", "checksum", "json_text", "store_file"]

@@ -128,7 +128,7 @@ def apply(
             make_errand,
             standing.progress,
             patience_s=client.settings.patience_s if patience_s is None else patience_s,
-            columns_check=shape.parse if shape else None,
+            check=shape.parse if shape else None,
         )
         booked_usd = budget.spent_usd + budget.unknown_usd
         interrupted = False

@@ -67,7 +67,7 @@ class JobRun:
         progress: Progress,
         *,
         patience_s: float,
-        columns_check: Callable[[Answer], Any] | None = None,
+        check: Callable[[Answer], Any] | None = None,
     ) -> None:
         self.client = client
         self.journal = journal
@@ -75,7 +75,7 @@ class JobRun:
         self.make_errand = make_errand
         self.progress = progress
         self.patience_s = patience_s
-        self.check = columns_check
+        self.check = check
         self.stopped_by: DeepSeekError | None = None
         self._todo: deque[str] = deque(keys)
         self._elsewhere: list[str] = []

@@ -14,7 +14,7 @@ from typing import Literal
 from deepseek_nb.core.chat import Answer, Usage
 from deepseek_nb.core.errors import DeepSeekError
 
-__all__ = ["CallEvent", "Histogram", "Listener", "Metrics"]
+__all__ = ["CallEvent", "Histogram", "Metrics"]
 
 Kind = Literal["hit", "sent", "first_token", "waiting", "answered", "failed"]
 
@@ -35,13 +35,6 @@ class CallEvent:
     left_s: float | None = None
     """Patience that remains; None: no end."""
     answer: Answer | None = None
-
-
-class Listener:
-    """Anything that wants to see events: subclass it, or pass any callable that takes a CallEvent."""
-
-    def __call__(self, event: CallEvent) -> None:
-        """Called in the client's event loop: be quick, never print."""
 
 
 class Histogram:

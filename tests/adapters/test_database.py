@@ -16,9 +16,8 @@ from deepseek_nb.adapters.database import (
     StoreDamaged,
     network_file_system,
     open_database,
-    owner_may_live,
-    owner_name,
 )
+from deepseek_nb.adapters.owners import owner_may_live, owner_name
 from deepseek_nb.core.errors import ConfigError, Disposition
 
 SCHEMA = ["CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)"]

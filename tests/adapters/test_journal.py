@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from small_disk import small_disk
 
-from deepseek_nb.adapters.database import StoreDamaged, owner_name
+from deepseek_nb.adapters.database import StoreDamaged
 from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.adapters.owners import owner_name
 from deepseek_nb.core.errors import ConfigError, JobMismatch
 
 
