@@ -26,7 +26,7 @@ import platformdirs
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
 
-__all__ = ["Settings", "load_settings", "parse_duration_s"]
+__all__ = ["LOOPBACK_HOSTS", "Settings", "load_settings", "parse_duration_s", "parse_patience_s"]
 
 PREFIX = "DEEPSEEK_NB_"
 PYPROJECT_VARIABLE = "DEEPSEEK_NB_PYPROJECT"
@@ -61,6 +61,20 @@ def parse_duration_s(duration: str | float) -> float:
         raise ConfigError(
             f"{duration!r} is not a duration.", hint=f"It has to be {_DURATION_SAYS}."
         ) from None
+
+
+def parse_patience_s(patience: str | float) -> float:
+    """Read a patience, in seconds: a number is minutes, text may name its unit (``"90s"``, ``"2h"``).
+
+    Raises ConfigError for anything else, a negative number included.
+
+    >>> parse_patience_s(10), parse_patience_s("90s")
+    (600.0, 90.0)
+    """
+    try:
+        return _seconds(float(patience)) * 60
+    except (TypeError, ValueError):
+        return parse_duration_s(patience)
 
 
 # --- kinds of values -------------------------------------------------------------------------------------
@@ -279,6 +293,10 @@ KINDS: Mapping[str, _Kind] = {
     "silence_timeout_s": _duration(),
     "token_timeout_s": _duration(),
     "total_timeout_s": _duration(),
+    "failover_s": _duration(),
+    "hedge_after_s": _duration(optional=True),
+    "recall": _SWITCH,
+    "share_limit": _SWITCH,
     "budget_usd": _MONEY,
     "max_repairs": _whole(0, 2),
     "max_faults": _whole(0, 100),
@@ -334,6 +352,16 @@ class Settings:
     """Without any progress of the answer."""
     total_timeout_s: float = 1800.0
     """For one request, from sending to the last byte."""
+    failover_s: float = 5.0
+    """How long an interactive call waits for a server before it takes its next route; rows wait six times as
+    long. Only where a fallback is given."""
+    hedge_after_s: float | None = 5.0
+    """After so long without any byte an interactive call sends a second copy; None: never."""
+    recall: bool = False
+    """Whether rows that wait in the server's queue are hung up on for an interactive call; whether the server
+    charges for them is not known."""
+    share_limit: bool = True
+    """Whether all kernels of this machine on one account share one limit on requests in flight."""
     budget_usd: float | None = None
     """None: no limit."""
     max_repairs: int = 2
