@@ -8,7 +8,6 @@ that was changed on disk counts as a miss and is put aside, it is never returned
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sqlite3
@@ -25,9 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from deepseek_nb.adapters.claims import CLAIM_S, CLAIMS_TABLE, Claims, take_claim
 from deepseek_nb.adapters.database import Database, NotSaved, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
-from deepseek_nb.adapters.owners import owner_may_live, owner_name
+from deepseek_nb.adapters.owners import owner_name
 from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["SCHEMA", "STORE_FILE", "VERSION", "AnswerStore", "checksum", "json_text", "store_file"]
@@ -42,7 +42,7 @@ SCHEMA = (
     "CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT NOT NULL, "
     "created REAL NOT NULL, size INTEGER NOT NULL)",
     "CREATE TABLE quarantine (key TEXT, value TEXT, digest TEXT, created REAL, found REAL)",
-    "CREATE TABLE claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, lease REAL NOT NULL) WITHOUT ROWID",
+    CLAIMS_TABLE,
     "CREATE TABLE joblib_items (func TEXT NOT NULL, args TEXT NOT NULL, value TEXT NOT NULL, "
     "digest TEXT NOT NULL, created REAL NOT NULL, accessed REAL NOT NULL, duration REAL, "
     "size INTEGER NOT NULL, PRIMARY KEY (func, args))",
@@ -56,8 +56,8 @@ LOOKUP_ITEMS = 500
 COMMIT_ITEMS = 5000
 """Rows in one transaction of ``put_many``: what is at risk while it runs."""
 
-CLAIM_S = 60.0
-"""How long a claim lasts without being extended; while its flight lasts, it is extended every third of it."""
+LOOK_AGAIN_S = (0.05, 0.5)
+"""How often to look for an answer that another process is asking for: at first, and at most."""
 
 _UPSERT = (
     "INSERT INTO answers (key, value, digest, created, size) VALUES (?, ?, ?, ?, ?) "
@@ -72,6 +72,14 @@ class _Row(NamedTuple):
     digest: str
     created: float
     size_bytes: int
+
+
+class _Asked(NamedTuple):
+    """One look-up of the reader's. ``counted``: it is one of the hits and misses."""
+
+    key: str
+    ttl_s: float | None
+    counted: bool = True
 
 
 class _Outcome(NamedTuple):
@@ -124,10 +132,10 @@ class AnswerStore:
         self._pid = os.getpid()
         self._owner = owner_name(self._mark)
         self._database = Database(self.path, SCHEMA, VERSION)
+        self.claims = Claims(self._database, lambda: self.owner, monotonic)
+        """Who asks which key now, of all processes with this file."""
         self._writer: GroupCommit[_Row, None] = GroupCommit(self._commit, name="store writer")
-        self._reader: GroupCommit[tuple[str, float | None], str | None] = GroupCommit(
-            self._read_group, name="store reader"
-        )
+        self._reader: GroupCommit[_Asked, str | None] = GroupCommit(self._read_group, name="store reader")
 
     # ---------------------------------------------------------------- reading
 
@@ -145,8 +153,16 @@ class AnswerStore:
         with self._own_lock():
             text = self._recall(key, self._now(), ttl_s)
         if text is None:
-            text = await self._reader.run((key, ttl_s))
+            text = await self._reader.run(_Asked(key, ttl_s))
         return None if text is None else json.loads(text)
+
+    async def aholds(self, key: str, ttl_s: float | None = None) -> bool:
+        """Whether :meth:`aget` would find it now. Costs the same, and is no hit and no miss."""
+        with self._own_lock():
+            text = self._recall(key, self._now(), ttl_s, counted=False)
+        if text is None:
+            text = await self._reader.run(_Asked(key, ttl_s, counted=False))
+        return text is not None
 
     def keys(self, match: str = "*") -> Iterator[str]:
         """The keys on disk that fit ``match`` (``*``, ``?``, ``[...]``), in order, 500 at a time."""
@@ -252,14 +268,7 @@ class AnswerStore:
         owner = owner or self.owner
         now = self._monotonic()
 
-        def take(connection: sqlite3.Connection) -> bool:
-            held = connection.execute("SELECT owner, lease FROM claims WHERE key=?", (key,)).fetchone()
-            if held is not None and held[0] != owner and held[1] > now and owner_may_live(held[0]):
-                return False
-            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, owner, now + lease_s))
-            return True
-
-        return self._database.write(take, durable=False)
+        return self._database.write(lambda c: take_claim(c, key, owner, now, lease_s), durable=False)
 
     def extend(self, key: str, owner: str | None = None, lease_s: float = CLAIM_S) -> bool:
         """Let the claim end ``lease_s`` seconds from now; False if it is not this owner's any more."""
@@ -371,6 +380,7 @@ class AnswerStore:
 
     def close(self) -> None:
         """Write what is queued or unsaved and close the file. Warns NotSaved for what cannot be written."""
+        self.claims.close()
         self._writer.close()
         self._reader.close()
         try:
@@ -406,17 +416,17 @@ class AnswerStore:
             self._owner = owner_name(self._mark)
             self._pid = os.getpid()
 
-    def _recall(self, key: str, now: float, ttl_s: float | None) -> str | None:
+    def _recall(self, key: str, now: float, ttl_s: float | None, *, counted: bool = True) -> str | None:
         """From memory; under the lock. The tiers are asked one after another; a shared one comes between."""
         held = self._memory.get(key)
         if held is None and (row := self._unsaved.get(key)) is not None:
             held = (row.text, row.created)
         if held is None or not _fresh(held[1], now, ttl_s):
-            self._counts["memory_misses"] += 1
+            self._counts["memory_misses"] += counted
             return None
         if key in self._memory:
             self._memory.move_to_end(key)
-        self._counts["memory_hits"] += 1
+        self._counts["memory_hits"] += counted
         return held[0]
 
     def _remember(self, key: str, text: str, created: float) -> None:
@@ -438,7 +448,12 @@ class AnswerStore:
     # ---------------------------------------------------------------- the disk tier
 
     def _texts(
-        self, keys: Iterable[str], ttl_s: float | None, *, asked_memory: bool = False
+        self,
+        keys: Iterable[str],
+        ttl_s: float | None,
+        *,
+        asked_memory: bool = False,
+        uncounted: frozenset[str] = frozenset(),
     ) -> dict[str, str | None]:
         now = self._now()
         texts: dict[str, str | None] = dict.fromkeys(keys)
@@ -447,7 +462,7 @@ class AnswerStore:
             with self._own_lock():
                 missing = [key for key in texts if (self._look(texts, key, now, ttl_s)) is None]
         for start in range(0, len(missing), LOOKUP_ITEMS):
-            self._read_rows(missing[start : start + LOOKUP_ITEMS], texts, now, ttl_s)
+            self._read_rows(missing[start : start + LOOKUP_ITEMS], texts, now, ttl_s, uncounted)
         return texts
 
     def _look(self, texts: dict[str, str | None], key: str, now: float, ttl_s: float | None) -> str | None:
@@ -455,7 +470,12 @@ class AnswerStore:
         return found
 
     def _read_rows(
-        self, keys: list[str], texts: dict[str, str | None], now: float, ttl_s: float | None
+        self,
+        keys: list[str],
+        texts: dict[str, str | None],
+        now: float,
+        ttl_s: float | None,
+        uncounted: frozenset[str],
     ) -> None:
         marks = ", ".join("?" * len(keys))
         select = f"SELECT rowid, key, value, digest, created FROM answers WHERE key IN ({marks})"  # noqa: S608 (marks only)
@@ -471,8 +491,9 @@ class AnswerStore:
             for key, text, created in good:
                 texts[key] = text
                 self._remember(key, text, created)
-            self._counts["disk_hits"] += len(good)
-            self._counts["disk_misses"] += len(keys) - len(good)
+            hits = sum(key not in uncounted for key, _, _ in good)
+            self._counts["disk_hits"] += hits
+            self._counts["disk_misses"] += sum(key not in uncounted for key in keys) - hits
         if damaged:
             self._put_aside(damaged)
 
@@ -495,12 +516,17 @@ class AnswerStore:
             stacklevel=5,
         )
 
-    def _read_group(self, asked: list[tuple[str, float | None]]) -> Sequence[str | None]:
+    def _read_group(self, asked: list[_Asked]) -> Sequence[str | None]:
         by_ttl: dict[float | None, list[str]] = {}
-        for key, ttl_s in asked:
+        for key, ttl_s, _ in asked:
             by_ttl.setdefault(ttl_s, []).append(key)
-        found = {ttl_s: self._texts(keys, ttl_s, asked_memory=True) for ttl_s, keys in by_ttl.items()}
-        return [found[ttl_s][key] for key, ttl_s in asked]
+        uncounted = frozenset(key for key, _, counted in asked if not counted)
+        uncounted -= {key for key, _, counted in asked if counted}
+        found = {
+            ttl_s: self._texts(keys, ttl_s, asked_memory=True, uncounted=uncounted)
+            for ttl_s, keys in by_ttl.items()
+        }
+        return [found[ttl_s][key] for key, ttl_s, _ in asked]
 
     def _row(self, key: str, value: dict[str, Any]) -> _Row:
         if not isinstance(value, dict):
@@ -561,37 +587,26 @@ class AnswerStore:
         self, key: str, make: Callable[[], Awaitable[dict[str, Any]]], ttl_s: float | None, lease_s: float
     ) -> tuple[dict[str, Any], bool]:
         """Run ``make`` under a claim, or take what another process stored meanwhile."""
-        wait_s = 0.05
-        while not await self._claimed(key, lease_s):
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 1.5, 0.5)
-            if (there := await self.aget(key, ttl_s)) is not None:
-                return there, True
-        beat = asyncio.create_task(self._keep_claim(key, lease_s))
         try:
-            if (there := await self.aget(key, ttl_s)) is not None:  # stored before the other let go
+            await self.my_turn(key, ttl_s, lease_s)
+            if (there := await self.aget(key, ttl_s)) is not None:
                 return there, True
             return await make(), False
         finally:
-            beat.cancel()
-            self._let_go(key)
+            self.claims.let_go(key)
 
-    async def _claimed(self, key: str, lease_s: float) -> bool:
-        claiming = asyncio.ensure_future(asyncio.to_thread(self.claim, key, None, lease_s))
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            claiming.add_done_callback(lambda _: self._let_go(key))  # the thread may still be taking it
-            raise
+    async def my_turn(self, key: str, ttl_s: float | None = None, lease_s: float = CLAIM_S) -> None:
+        """Wait while another process asks ``key``: until it is stored, or this process's to ask.
 
-    def _let_go(self, key: str) -> None:
-        with contextlib.suppress(ConfigError):  # an answer is not lost over a claim: it ends by itself
-            self.release(key)
-
-    async def _keep_claim(self, key: str, lease_s: float) -> None:
-        while True:
-            await asyncio.sleep(lease_s / 3)
-            await asyncio.to_thread(self.extend, key, None, lease_s)
+        Looks every 50 to 500 ms; over at once where the key is free. Look the key up afterwards, and call
+        ``claims.let_go(key)`` at the end, also where this was cancelled.
+        """
+        wait_s, again = LOOK_AGAIN_S[0], False
+        while not await self.claims.take(key, lease_s, again=again):
+            await asyncio.sleep(wait_s)
+            if await self.aholds(key, ttl_s):
+                return
+            wait_s, again = min(wait_s * 1.5, LOOK_AGAIN_S[1]), True
 
 
 def store_file(path: str | Path) -> Path:
