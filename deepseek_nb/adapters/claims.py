@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from deepseek_nb.adapters.database import Database
@@ -42,37 +42,52 @@ class _Step(NamedTuple):
 
     key: str
     lease_s: float | None
+    ttl_s: float | None = None
     again: bool = False
+
+
+Stored = Callable[[Sequence[tuple[str, float | None]]], set[str]]
 
 
 class Claims:
     """This process's claims in ``database``, which has the table ``claims``. Any thread and loop.
 
     All that is taken and let go at the same moment is one transaction without an fsync: 100 us for a
-    lone question, about 11 us each for 16 and more (take and let go together).
+    lone question, about 11 us each for 16 and more (take and let go together). ``stored`` tells of
+    some ``(key, ttl_s)`` which are answered: for them nothing is written.
 
     Example::
 
-        claims = Claims(database, owner=lambda: owner_name(mark), monotonic=time.monotonic)
-        if await claims.take(key):       # nobody else with this file is asking it
-            try: ...                     # ask, and store the answer
+        claims = Claims(database, lambda: owner_name(mark), time.monotonic, stored)
+        if await claims.take(key):       # nobody else with this file is asking it, or it is stored
+            try: ...                     # look, ask, and store the answer
             finally: claims.let_go(key)
     """
 
-    def __init__(self, database: Database, owner: Callable[[], str], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        owner: Callable[[], str],
+        monotonic: Callable[[], float],
+        stored: Stored,
+    ) -> None:
         self._database = database
         self._owner = owner
         self._monotonic = monotonic
+        self._stored = stored
         self._steps: GroupCommit[_Step, bool] = GroupCommit(self._carry_out, name="claims")
         self._rest_until = float("-inf")
         self._fresh()
 
-    async def take(self, key: str, lease_s: float = CLAIM_S, *, again: bool = False) -> bool:
-        """Whether the caller may ask ``key`` now; call :meth:`let_go` afterwards, also when cancelled here.
+    async def take(
+        self, key: str, lease_s: float = CLAIM_S, *, ttl_s: float | None = None, again: bool = False
+    ) -> bool:
+        """Whether ``key`` is answered or may be asked now; then look before asking.
 
-        False while another owner holds it, its lease (by the monotonic clock of this boot) has not ended
-        and its process may live. ``again`` says that it was False a moment ago: then it is looked at
-        before anything is written. Never raises for the file's sake.
+        Call :meth:`let_go` afterwards, also when cancelled here. False while another owner holds it, its
+        lease (by the monotonic clock of this boot) has not ended and its process may live. ``again``
+        says that it was False a moment ago: then the claims are read before anything is written. Never
+        raises for the file's sake.
         """
         if self._pid != os.getpid():
             self._fresh()
@@ -81,16 +96,32 @@ class Claims:
         self._asked.add(key)
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                return await self._steps.run(_Step(key, lease_s, again))
+                free = await self._steps.run(_Step(key, lease_s, ttl_s, again))
         except (TimeoutError, ConfigError):
             self._rest_until = self._monotonic() + REST_S
             return True
+        if key not in self._held:
+            self._asked.discard(key)  # answered, or another's: there is nothing to let go
+        return free
 
     def let_go(self, key: str) -> None:
         """Give the key back, without waiting for it. Nothing where it was not asked for."""
         if self._pid == os.getpid() and key in self._asked:
             self._asked.discard(key)
             self._steps.submit(_Step(key, None))  # behind a take that is still queued
+
+    def end_with(self, connection: sqlite3.Connection, keys: Iterable[str]) -> None:
+        """Inside the write that stores the answers of ``keys``: their claims end in the same commit."""
+        held, owner = self.held, self._owner()
+        rows = [(key, owner) for key in keys if key in held]
+        connection.executemany("DELETE FROM claims WHERE key=? AND owner=?", rows)
+
+    def ended(self, keys: Iterable[str]) -> None:
+        """That commit is done."""
+        with self._wake:
+            for key in keys:
+                if self._held.pop(key, None) is not None:
+                    self._asked.discard(key)
 
     @property
     def held(self) -> frozenset[str]:
@@ -117,26 +148,32 @@ class Claims:
         self._beat: threading.Thread | None = None
 
     def _carry_out(self, steps: list[_Step]) -> list[bool]:
+        stored = self._stored([(step.key, step.ttl_s) for step in steps if step.lease_s is not None])
+        left = [step for step in steps if step.lease_s is None or step.key not in stored]
+        done = self._write(left) if left else {}
+        return [step.lease_s is None or step.key in stored or done[step] for step in steps]
+
+    def _write(self, steps: list[_Step]) -> dict[_Step, bool]:
         if all(step.again for step in steps) and self._all_elsewhere(steps):
-            return [False] * len(steps)
+            return dict.fromkeys(steps, False)
         owner, now = self._owner(), self._monotonic()
 
-        def write(connection: sqlite3.Connection) -> list[bool]:
-            done = []
+        def write(connection: sqlite3.Connection) -> dict[_Step, bool]:
+            done = {}
             for step in steps:
                 if step.lease_s is None:
                     connection.execute("DELETE FROM claims WHERE key=? AND owner=?", (step.key, owner))
-                    done.append(True)
+                    done[step] = True
                 else:
-                    done.append(take_claim(connection, step.key, owner, now, step.lease_s))
+                    done[step] = take_claim(connection, step.key, owner, now, step.lease_s)
             return done
 
         done = self._database.write(write, durable=False)
         with self._wake:
-            for step, mine in zip(steps, done, strict=True):
+            for step in steps:
                 if step.lease_s is None:
                     self._held.pop(step.key, None)
-                elif mine:
+                elif done[step]:
                     self._held[step.key] = step.lease_s
             if self._held and self._beat is None:
                 self._beat = threading.Thread(target=self._keep, name="deepseek_nb claims beat", daemon=True)

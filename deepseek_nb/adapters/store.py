@@ -74,14 +74,6 @@ class _Row(NamedTuple):
     size_bytes: int
 
 
-class _Asked(NamedTuple):
-    """One look-up of the reader's. ``counted``: it is one of the hits and misses."""
-
-    key: str
-    ttl_s: float | None
-    counted: bool = True
-
-
 class _Outcome(NamedTuple):
     """How a flight ended: with a value, with an error for all, or with neither (the next one flies)."""
 
@@ -132,10 +124,12 @@ class AnswerStore:
         self._pid = os.getpid()
         self._owner = owner_name(self._mark)
         self._database = Database(self.path, SCHEMA, VERSION)
-        self.claims = Claims(self._database, lambda: self.owner, monotonic)
+        self.claims = Claims(self._database, lambda: self.owner, monotonic, self._stored)
         """Who asks which key now, of all processes with this file."""
         self._writer: GroupCommit[_Row, None] = GroupCommit(self._commit, name="store writer")
-        self._reader: GroupCommit[_Asked, str | None] = GroupCommit(self._read_group, name="store reader")
+        self._reader: GroupCommit[tuple[str, float | None], str | None] = GroupCommit(
+            self._read_group, name="store reader"
+        )
 
     # ---------------------------------------------------------------- reading
 
@@ -153,16 +147,8 @@ class AnswerStore:
         with self._own_lock():
             text = self._recall(key, self._now(), ttl_s)
         if text is None:
-            text = await self._reader.run(_Asked(key, ttl_s))
+            text = await self._reader.run((key, ttl_s))
         return None if text is None else json.loads(text)
-
-    async def aholds(self, key: str, ttl_s: float | None = None) -> bool:
-        """Whether :meth:`aget` would find it now. Costs the same, and is no hit and no miss."""
-        with self._own_lock():
-            text = self._recall(key, self._now(), ttl_s, counted=False)
-        if text is None:
-            text = await self._reader.run(_Asked(key, ttl_s, counted=False))
-        return text is not None
 
     def keys(self, match: str = "*") -> Iterator[str]:
         """The keys on disk that fit ``match`` (``*``, ``?``, ``[...]``), in order, 500 at a time."""
@@ -448,12 +434,7 @@ class AnswerStore:
     # ---------------------------------------------------------------- the disk tier
 
     def _texts(
-        self,
-        keys: Iterable[str],
-        ttl_s: float | None,
-        *,
-        asked_memory: bool = False,
-        uncounted: frozenset[str] = frozenset(),
+        self, keys: Iterable[str], ttl_s: float | None, *, asked_memory: bool = False
     ) -> dict[str, str | None]:
         now = self._now()
         texts: dict[str, str | None] = dict.fromkeys(keys)
@@ -462,7 +443,7 @@ class AnswerStore:
             with self._own_lock():
                 missing = [key for key in texts if (self._look(texts, key, now, ttl_s)) is None]
         for start in range(0, len(missing), LOOKUP_ITEMS):
-            self._read_rows(missing[start : start + LOOKUP_ITEMS], texts, now, ttl_s, uncounted)
+            self._read_rows(missing[start : start + LOOKUP_ITEMS], texts, now, ttl_s)
         return texts
 
     def _look(self, texts: dict[str, str | None], key: str, now: float, ttl_s: float | None) -> str | None:
@@ -470,12 +451,7 @@ class AnswerStore:
         return found
 
     def _read_rows(
-        self,
-        keys: list[str],
-        texts: dict[str, str | None],
-        now: float,
-        ttl_s: float | None,
-        uncounted: frozenset[str],
+        self, keys: list[str], texts: dict[str, str | None], now: float, ttl_s: float | None
     ) -> None:
         marks = ", ".join("?" * len(keys))
         select = f"SELECT rowid, key, value, digest, created FROM answers WHERE key IN ({marks})"  # noqa: S608 (marks only)
@@ -491,9 +467,8 @@ class AnswerStore:
             for key, text, created in good:
                 texts[key] = text
                 self._remember(key, text, created)
-            hits = sum(key not in uncounted for key, _, _ in good)
-            self._counts["disk_hits"] += hits
-            self._counts["disk_misses"] += sum(key not in uncounted for key in keys) - hits
+            self._counts["disk_hits"] += len(good)
+            self._counts["disk_misses"] += len(keys) - len(good)
         if damaged:
             self._put_aside(damaged)
 
@@ -516,17 +491,25 @@ class AnswerStore:
             stacklevel=5,
         )
 
-    def _read_group(self, asked: list[_Asked]) -> Sequence[str | None]:
+    def _read_group(self, asked: list[tuple[str, float | None]]) -> Sequence[str | None]:
         by_ttl: dict[float | None, list[str]] = {}
-        for key, ttl_s, _ in asked:
+        for key, ttl_s in asked:
             by_ttl.setdefault(ttl_s, []).append(key)
-        uncounted = frozenset(key for key, _, counted in asked if not counted)
-        uncounted -= {key for key, _, counted in asked if counted}
-        found = {
-            ttl_s: self._texts(keys, ttl_s, asked_memory=True, uncounted=uncounted)
-            for ttl_s, keys in by_ttl.items()
-        }
-        return [found[ttl_s][key] for key, ttl_s, _ in asked]
+        found = {ttl_s: self._texts(keys, ttl_s, asked_memory=True) for ttl_s, keys in by_ttl.items()}
+        return [found[ttl_s][key] for key, ttl_s in asked]
+
+    def _stored(self, asked: Sequence[tuple[str, float | None]]) -> set[str]:
+        """Which of these keys have an answer on disk that is young enough; not a hit and not a miss."""
+        if not asked:
+            return set()
+        keys, now = dict(asked), self._now()
+        created = self._database.read(
+            lambda c: c.execute(
+                "SELECT key, created FROM answers WHERE key IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(keys)),),
+            ).fetchall()
+        )
+        return {key for key, at in created if key in keys and _fresh(at, now, keys[key])}
 
     def _row(self, key: str, value: dict[str, Any]) -> _Row:
         if not isinstance(value, dict):
@@ -542,7 +525,8 @@ class AnswerStore:
         try:
             if waiting:
                 values = list(waiting.values())
-                self._database.write(lambda c: c.executemany(_UPSERT, values))
+                self._database.write(lambda c: self._write_rows(c, values))
+                self.claims.ended(waiting)
         except ConfigError as error:
             with self._own_lock():
                 self._unsaved.update((row.key, row) for row in rows)
@@ -554,6 +538,10 @@ class AnswerStore:
                     del self._unsaved[row.key]
                 self._remember(row.key, row.text, row.created)
         return [None] * len(rows)
+
+    def _write_rows(self, connection: sqlite3.Connection, rows: list[_Row]) -> None:
+        connection.executemany(_UPSERT, rows)
+        self.claims.end_with(connection, [row.key for row in rows])
 
     # ---------------------------------------------------------------- flights
 
@@ -601,11 +589,11 @@ class AnswerStore:
         Looks every 50 to 500 ms; over at once where the key is free. Look the key up afterwards, and call
         ``claims.let_go(key)`` at the end, also where this was cancelled.
         """
+        with self._own_lock():
+            there = self._recall(key, self._now(), ttl_s, counted=False)
         wait_s, again = LOOK_AGAIN_S[0], False
-        while not await self.claims.take(key, lease_s, again=again):
+        while there is None and not await self.claims.take(key, lease_s, ttl_s=ttl_s, again=again):
             await asyncio.sleep(wait_s)
-            if await self.aholds(key, ttl_s):
-                return
             wait_s, again = min(wait_s * 1.5, LOOK_AGAIN_S[1]), True
 
 

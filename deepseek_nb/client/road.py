@@ -80,8 +80,7 @@ class Road(Means):
         if store is None or not errand.keep:
             return await Drive(self, errand).run()
         try:
-            if not await store.aholds(errand.key, errand.ttl_s):
-                await self._my_turn(store, errand)
+            await self._my_turn(store, errand)
             return await Drive(self, errand).run()  # looks first: it may have been stored meanwhile
         finally:
             store.claims.let_go(errand.key)
