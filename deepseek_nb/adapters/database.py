@@ -55,7 +55,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 """The write-ahead log's shared memory does not reach other machines: two kernels would damage the file."""
 
-Synchronous = Literal["FULL", "NORMAL"]
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
 Reason = Literal["full", "busy", "readonly", "damaged", "unusable"]
 R = TypeVar("R")
 
@@ -79,6 +79,7 @@ def open_database(
     *,
     upgrades: Mapping[int, Sequence[str]] | None = None,
     synchronous: Synchronous = "FULL",
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
 ) -> sqlite3.Connection:
     """A connection to the file at ``path``, made if it is not there, checked if it is.
 
@@ -88,7 +89,8 @@ def open_database(
     connection may be used from any one thread at a time, and never after a fork.
 
     With ``synchronous="NORMAL"`` a power cut (not a kill) may lose the commits since the last
-    checkpoint, at most about 1000 pages; the file stays sound. Costs about 1 ms.
+    checkpoint, at most about 1000 pages; the file stays sound. With ``"OFF"`` a power cut may damage
+    it: for what is worth nothing afterwards. Costs about 1 ms.
 
     Raises :class:`StoreFailed`: foreign owner, network file system, read-only or full disk, a
     file that is not ours or from a newer release, and ``reason="damaged"`` for a damaged one
@@ -103,16 +105,16 @@ def open_database(
     """
     path = Path(path).absolute()
     _prepare(path)
-    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    give_up = time.monotonic() + busy_timeout_s
     while True:
         try:
             connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
             )
         except _FAILURES as error:
             raise _explained(error, path) from None
         try:
-            _configure(connection, synchronous)
+            _configure(connection, synchronous, busy_timeout_s)
             _bring_to(connection, path, tuple(schema), version, upgrades or {})
         except _FAILURES as error:
             connection.close()
@@ -150,11 +152,15 @@ class Database:
         version: int,
         *,
         upgrades: Mapping[int, Sequence[str]] | None = None,
+        synchronous: Synchronous = "FULL",
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         self.path = Path(path).absolute()
         self._schema = tuple(schema)
         self._version = version
         self._upgrades = dict(upgrades or {})
+        self._synchronous: Synchronous = synchronous
+        self._busy_timeout_s = busy_timeout_s
         self._closed = False
         self._fresh_locks()
         _watch_forks()
@@ -239,7 +245,14 @@ class Database:
         self._write_lock.release()
 
     def _open(self) -> sqlite3.Connection:
-        return open_database(self.path, self._schema, self._version, upgrades=self._upgrades)
+        return open_database(
+            self.path,
+            self._schema,
+            self._version,
+            upgrades=self._upgrades,
+            synchronous=self._synchronous,
+            busy_timeout_s=self._busy_timeout_s,
+        )
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -297,6 +310,7 @@ class Database:
 
     def _write_once(self, work: Callable[[sqlite3.Connection], R], *, durable: bool) -> R:
         connection = self._writing()
+        durable = durable or self._synchronous != "FULL"
         if not durable:
             connection.execute("PRAGMA synchronous=NORMAL")
         try:
@@ -494,10 +508,10 @@ def _check_owner(path: Path, user: int) -> None:
         path.chmod(0o600)
 
 
-def _configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
+def _configure(connection: sqlite3.Connection, synchronous: Synchronous, busy_timeout_s: float) -> None:
     connection.text_factory = _TEXT
     for pragma in (
-        f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
+        f"busy_timeout={int(busy_timeout_s * 1000)}",
         "journal_mode=WAL",
         f"synchronous={synchronous}",
         "foreign_keys=ON",

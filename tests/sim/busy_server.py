@@ -213,6 +213,9 @@ class Clock:
 class Sender(Protocol):
     """Who hears about a request."""
 
+    def byte(self, request: Request) -> None:
+        """The status line came, and keep-alives from now on."""
+
     def token(self, request: Request) -> None:
         """Its first token came."""
 
@@ -342,11 +345,13 @@ class BusyServer:
             self.clock.after(HANG_S, self._close, request)
         elif len(self._running) < self.weather.slots and not self._waiting_count:
             self.in_flight += 1
+            request.sender.byte(request)
             self._begin(request)
         elif self._waiting_count < self.weather.room:
             self.in_flight += 1
             self._waiting_count += 1
             request.state = State.WAITS
+            request.sender.byte(request)
             self._waiting.append(request)
             self.clock.after(WAITING_ROOM_S, self._close, request)
         else:
