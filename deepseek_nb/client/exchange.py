@@ -132,7 +132,7 @@ class Exchange:
         """
         gate, ticket, wait_s = self._gate, self.ticket, 0.0
         unreached = isinstance(error, NeverConnected) and self.upstream.reached
-        counted = gate.down_s is None and not unreached
+        counted = gate.down_s() is None and not unreached
         if isinstance(error, Recalled):
             gate.recalled(ticket)
         elif isinstance(error, RateLimited):

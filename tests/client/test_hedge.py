@@ -1,4 +1,4 @@
-"""A second copy of an interactive call that hears nothing: when it is sent, which one counts, what is booked."""
+"""A second copy of an interactive call that hears nothing: when it is sent, which counts, what is booked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_silent_request_is_doubled_and_the_other_answer_taken(sandbox, with_cl
         assert client.budget.unknown_usd > 0, "whether the silent copy is charged is not known"
         assert client.budget.reserved_usd == 0
         gate = client.road.upstream("").gate("deepseek-flash")
-        assert gate.admission._passing == 0, "no place is kept"
+        assert gate.admission.passing == 0, "no place is kept"
 
     with_client(ask, silence_timeout_s=20, **SOON)
     assert time.monotonic() - started_s < 10, "the silence timeout was not waited for"
@@ -43,13 +43,12 @@ def test_a_request_that_was_heard_of_is_not_doubled(sandbox, with_client):
 
 
 def test_rows_are_never_doubled(sandbox, with_client):
-    """Priority 1 to 3: silence is waited for."""
+    """Priority 1 to 3: the silent request is hung up first, then sent again."""
     sandbox.faults = FaultScript.of("hang")
     with_client(lambda c: c.ask(QUESTION, priority=3), silence_timeout_s=1.5, **SOON)
     first, second = sandbox.log.chats
-    assert second.arrived_s - first.arrived_s > 100 * 1.0, (
-        "server seconds: after the silence, not after 0.2 s"
-    )
+    assert first.ended_s <= second.arrived_s + 5
+    assert second.arrived_s - first.arrived_s > 100 * 0.4, "server seconds: not after hedge_after_s"
 
 
 def test_it_can_be_switched_off(sandbox, with_client):
@@ -93,14 +92,16 @@ def test_an_interrupt_hangs_up_both(sandbox, with_client):
 
     async def ask(client: AsyncClient) -> None:
         work = asyncio.create_task(client.ask(QUESTION))
-        while len(sandbox.log) + sandbox.in_flight < 2:
+        for _ in range(500):
+            if sandbox.in_flight == 2:
+                break
             await asyncio.sleep(0.02)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
         assert client.budget.reserved_usd == 0
         assert client.budget.unknown_usd > 0
-        assert client.road.upstream("").gate("deepseek-flash").admission._passing == 0
+        assert client.road.upstream("").gate("deepseek-flash").admission.passing == 0
 
     with_client(ask, silence_timeout_s=30, **SOON)
     assert len(sandbox.log.chats) == 2
