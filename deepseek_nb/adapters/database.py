@@ -5,6 +5,8 @@ Shared ground of the answer store and the job journal. What it promises:
 * a write is on the disk (``synchronous=FULL``: one fsync a commit, about 0.3 ms on an SSD) when
   :meth:`Database.write` returns; ``kill -9`` or a power cut afterwards loses nothing;
 * the directory is made 0700 and the file 0600, both must belong to the user who opens them;
+* some space is held back on the disk, and given up where the disk is full, so that the commit in
+  hand and those of what is already paid for still fit;
 * a damaged file is moved aside as ``name.corrupt-1`` and what can still be read is copied into a
   new one, with one :class:`StoreDamaged` warning; a caller never sees a ``sqlite3`` error, only
   :class:`~deepseek_nb.core.errors.StoreFailed`, with ``reason`` telling which case it is.
@@ -26,6 +28,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from deepseek_nb.adapters.ballast import BALLAST_BYTES, Ballast
 from deepseek_nb.core.errors import StoreFailed
 
 if sys.platform != "win32":
@@ -154,8 +157,10 @@ class Database:
         upgrades: Mapping[int, Sequence[str]] | None = None,
         synchronous: Synchronous = "FULL",
         busy_timeout_s: float = BUSY_TIMEOUT_S,
+        ballast_bytes: int = BALLAST_BYTES,
     ) -> None:
         self.path = Path(path).absolute()
+        self._ballast = Ballast(_beside(self.path, ".ballast"), ballast_bytes)
         self._schema = tuple(schema)
         self._version = version
         self._upgrades = dict(upgrades or {})
@@ -183,9 +188,31 @@ class Database:
         One fsync (about 0.3 ms). ``durable=False`` leaves that out: a power cut may lose this commit,
         a kill may not; for leases, not for answers. ``again=False`` where ``work`` cannot run twice:
         after a repair it then raises. Raises StoreFailed (disk full, read-only, busy for 30 s).
+
+        A durable write that does not fit gets the space held back for it: see :attr:`disk_full`.
         """
         with self._write_lock:
-            return self._repaired(lambda: self._write_once(work, durable=durable), again=again)
+            try:
+                result = self._repaired(lambda: self._write_once(work, durable=durable), again=again)
+            except StoreFailed as error:
+                may_use = durable and again and getattr(error, "reason", None) == "full"
+                if not (may_use and self._ballast.give_up()):
+                    raise
+                result = self._repaired(lambda: self._write_once(work, durable=durable))
+            if durable:
+                self._ballast.keep()
+            return result
+
+    @property
+    def disk_full(self) -> StoreFailed | None:
+        """Why nothing more should be paid for: a write took the reserve, and no space was freed since."""
+        if not self._ballast.spent:
+            return None
+        return StoreFailed(
+            f"The disk of {self.path} is full. What was under way has been saved in space held back for it.",
+            hint="Free some space, then run the same call again.",
+            reason="full",
+        )
 
     def scrub(self) -> None:
         """Leave no byte of deleted rows: rewrite the file, empty its log, delete damaged copies.
@@ -209,6 +236,8 @@ class Database:
     def close(self) -> None:
         """Close every connection. What was committed is on the disk already. May be called twice."""
         with self._write_lock:
+            if not self._closed:
+                self._ballast.drop()
             self._closed = True
             self._drop()
 

@@ -50,7 +50,7 @@ class SharedLimits:
     def __init__(self, path: str | Path, account: str) -> None:
         boot = owner_name("").split("|")[0]
         self.row = f"{FORM}|{boot}|{account}"
-        self._database = Database(path, SCHEMA, 1, synchronous="OFF", busy_timeout_s=BUSY_S)
+        self._database = Database(path, SCHEMA, 1, synchronous="OFF", busy_timeout_s=BUSY_S, ballast_bytes=0)
 
     def exchange(self, work: Callable[[str | None], str]) -> None:
         """Replace the row's text (None: there is none) by ``work`` of it, in one transaction.

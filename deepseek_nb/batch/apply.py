@@ -6,6 +6,7 @@ import re
 import time
 import warnings
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from deepseek_nb.client.portal import background
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, ContextTooLong, DeepSeekError
+from deepseek_nb.core.errors import ConfigError, ContextTooLong, DeepSeekError, StoreFailed
 from deepseek_nb.session import default_client
 
 __all__ = ["JobIncomplete", "apply"]
@@ -143,14 +144,16 @@ def apply(
             interrupted = _work(run, standing.progress, name, show=progress)
             lost_usd = budget.spent_usd + budget.unknown_usd - booked_usd - standing.progress.spent_usd
             if lost_usd > 1e-12:  # requests that were cut off: perhaps charged
-                journal.add_spend(name, 0.0, unknown_usd=lost_usd)
+                with _unless_stopped_by(run.stopped_by):
+                    journal.add_spend(name, 0.0, unknown_usd=lost_usd)
                 standing.progress.spent_usd += lost_usd
         figures = standing.progress
-        journal.set_state(name, "paused" if figures.pending else "done")
-        result = build_frame(frame.index, rows, keys, journal.rows(name), shape, into)
+        with _unless_stopped_by(run.stopped_by):
+            journal.set_state(name, "paused" if figures.pending else "done")
+        result = build_frame(frame.index, rows, keys, run.ledger(), shape, into)
         result.attrs["deepseek_nb"] = _about(name, figures, journal)
     if run.stopped_by is not None:
-        raise _with_frame(run.stopped_by, result, figures)
+        raise _with_frame(run.stopped_by, result, figures, len(run.unsaved))
     if interrupted:
         warnings.warn(
             f"Interrupted: {figures.finished:,} of {figures.total:,} distinct rows are finished and saved. "
@@ -273,11 +276,18 @@ def _about(name: str, figures: Progress, journal: Journal) -> dict[str, Any]:
     }
 
 
-def _with_frame(error: DeepSeekError, result: pd.DataFrame, figures: Progress) -> DeepSeekError:
+def _unless_stopped_by(error: DeepSeekError | None) -> AbstractContextManager[None]:
+    """Where the disk stopped the job, its last notes may fail too: the frame is handed over all the same."""
+    return suppress(StoreFailed) if isinstance(error, StoreFailed) else nullcontext()
+
+
+def _with_frame(error: DeepSeekError, result: pd.DataFrame, figures: Progress, unsaved: int) -> DeepSeekError:
     error.frame = result  # type: ignore[attr-defined]
     finished = (
         f"{figures.finished:,} of {figures.total:,} distinct rows are finished and saved (error.frame)."
     )
+    if unsaved:
+        finished += f" {unsaved:,} more came in and are in error.frame only: keep it, or they are paid again."
     error.message = f"{error.message} {finished}"
     error.args = (error.message,)
     return error
