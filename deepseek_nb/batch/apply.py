@@ -221,14 +221,12 @@ def _budget(client: Client, budget_usd: float | None, spent_usd: float, unknown_
 def _work(run: JobRun, figures: Progress, name: str, *, show: bool) -> bool:
     """Run in the background loop while a bar is drawn here; whether the user stopped it."""
     work: Future[None] = background.start(run.run)
-    bar = tqdm(
-        total=figures.total, initial=figures.finished, desc=name, unit="row", disable=not show, leave=True
-    )
+    bar = _Bar(figures, name, show=show)
     presses = 0
     try:
         while True:
             try:
-                if _finished(work, figures, bar):
+                if _finished(work, bar):
                     return presses > 0
             except KeyboardInterrupt:
                 presses += 1
@@ -242,20 +240,39 @@ def _work(run: JobRun, figures: Progress, name: str, *, show: bool) -> bool:
         bar.close()
 
 
-def _finished(work: Future[None], figures: Progress, bar: tqdm[Any]) -> bool:
+def _finished(work: Future[None], bar: _Bar) -> bool:
     """Draw until the work is over, or for ever. Raises what the work raised."""
     while not work.done():
         time.sleep(LOOK_S)
-        _draw(bar, figures)
-    _draw(bar, figures)
+        bar.draw()
+    bar.draw()
     if not work.cancelled():
         work.result()
     return True
 
 
-def _draw(bar: tqdm[Any], figures: Progress) -> None:
-    bar.update(figures.finished - bar.n)
-    bar.set_postfix_str(figures.line(), refresh=False)
+class _Bar:
+    """The figures as a progress bar. tqdm draws when rows are done; a wait is drawn while none are."""
+
+    def __init__(self, figures: Progress, name: str, *, show: bool) -> None:
+        self._figures = figures
+        self._line = ""
+        self._bar = tqdm(
+            total=figures.total, initial=figures.finished, desc=name, unit="row", disable=not show, leave=True
+        )
+
+    def draw(self) -> None:
+        """Bring it up to date."""
+        bar, line, more = self._bar, self._figures.line(), self._figures.finished - self._bar.n
+        bar.set_postfix_str(line, refresh=False)
+        bar.update(more)
+        if not more and line != self._line:
+            bar.refresh()
+        self._line = line
+
+    def close(self) -> None:
+        """Leave it as it is."""
+        self._bar.close()
 
 
 def _about(name: str, figures: Progress, journal: Journal) -> dict[str, Any]:

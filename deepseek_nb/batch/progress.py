@@ -89,7 +89,8 @@ class Progress:
             parts.append(f"{self.elsewhere} asked elsewhere")
         if self.waiting:
             parts.append(self.waiting)
-            parts.append(f"{self.in_flight} of {self.limit} in flight")
+            if self.limit:
+                parts.append(f"{self.in_flight} of {self.limit} in flight")
         if self.down_s is not None and self.down_s >= DOWN_AFTER_S:
             parts.append(f"server down for {duration(self.down_s)}")
             if self.left_s is not None:
