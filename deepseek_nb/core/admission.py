@@ -6,6 +6,11 @@ The limit moves by what the server shows, not by what it is asked:
   by a step that starts small after a refusal and doubles every 1.3 s without one;
 * a 429 says "you hold all you may": the limit becomes what is held, and at most once a second 0.85 of it;
   a 503 the same with 0.8; nothing new is sent for about 0.7 s, and the refused one goes first;
+* some servers never refuse: what is too much for them hangs until somebody hangs up. A request that
+  breaks after far longer than an answer takes, while nothing that was sent after it got in either,
+  is stuck; where most that break so are stuck, the limit is halved, once for all that were sent
+  before the last cut, and grows the slower, the longer it took to see. Where later requests got in,
+  it was bad luck, which changes nothing;
 * the number inside a 429, less one, is a ceiling for twenty seconds, unless a request that was sent
   later and above it gets in;
 * refusals that have nothing to do with the load are pardoned and change nothing (:class:`Noise`);
@@ -44,6 +49,8 @@ INTERACTIVE_LANE = 4
 AGEING_S = 60.0
 NOISE_MOST = 0.6
 """A server that refuses more than this whatever the load is taken for full."""
+STUCK_NEWEST = 0.1
+"""The weight of the newest break in the share of those that are stuck."""
 CLUMPED = 0.5
 CLUMPED_MOST = 0.1
 
@@ -57,6 +64,7 @@ class Tuning:
     most: float = 2000.0
     cut_429: float = 0.85
     cut_503: float = 0.8
+    cut_fault: float = 0.5
     cut_gap_s: float = 1.0
     step: float = 0.02
     doubling_s: float = 1.3
@@ -192,6 +200,10 @@ class Admission:
         self.held = 0
         """Bulk requests in flight; interactive ones are not counted."""
         self.noise = Noise(self.tuning)
+        self._stuck = _Share(STUCK_NEWEST)
+        self._newest_in_s = float("-inf")  # when the newest request was sent that got in
+        self._got_in_s = 0.0  # how long the last one took to get in
+        self._broke_at, self._broke_s = 0.0, 0.0  # the level most broke at, and how long that took to show
         self.open = False
         """Whether the breaker is open: the server seems to be down."""
         self.open_since_s: float | None = None
@@ -312,8 +324,10 @@ class Admission:
         t = self.tuning
         if self.held < self.limit - max(2.0, 0.1 * self.limit):
             return
-        step = min(1.0, t.step * 2.0 ** min(40.0, (now - self._quiet_s) / (t.doubling_s * self._pace)))
+        step = min(1.0, t.step * 2.0 ** min(40.0, (now - self._quiet_s) / self._doubling_s))
         self.limit = min(t.most, self.limit + step)
+        if self.limit > 1.5 * self._broke_at:
+            self._broke_s = 0.0  # that ceiling is gone
 
     def answered(self, ticket: Ticket, now: float) -> None:
         """A complete answer came, usable or not, or an error that a living server gives (400, 401, 402)."""
@@ -332,8 +346,15 @@ class Admission:
         """What the constants of time are worth here: 1 where an answer takes ``usual_s`` or more."""
         return min(1.0, max(0.01, self._answer_s / self.tuning.usual_s))
 
+    @property
+    def _doubling_s(self) -> float:
+        """How long a step takes to double: the longer, the longer it takes to see that it was too much."""
+        return self.tuning.doubling_s * max(self._pace, self._broke_s / self.tuning.usual_s)
+
     def _got_in(self, ticket: Ticket, now: float) -> None:
         self.noise.got_in(ticket, now)
+        self._newest_in_s = max(self._newest_in_s, ticket.sent_s)
+        self._got_in_s = now - ticket.sent_s
         if self._named and ticket.level > self._named[0] and ticket.sent_s > self._named[2]:
             self._named = None  # more than it allows, sent after it was said
 
@@ -385,10 +406,24 @@ class Admission:
         self._give_back(ticket)
         self._bad += 1
         if not self.open:
+            self._cut_for_faults(ticket, now)
             self._trip(now)
         elif not ticket.interactive:
             self._probe_wait_s = min(self.tuning.probe_gap_s, self._probe_wait_s * 2)
             self._hold(now, self._probe_wait_s * (0.5 + 0.5 * self.rng()))
+
+    def _cut_for_faults(self, ticket: Ticket, now: float) -> None:
+        """Where what breaks is stuck: fewer at once, one cut for all that were sent before the last one."""
+        if now - ticket.sent_s < 2.0 * self._got_in_s:
+            return  # it broke at once: that says nothing about the load
+        stuck = ticket.sent_s > self._newest_in_s
+        self._stuck.add(stuck)
+        if stuck and self._stuck.value > 0.5 and ticket.sent_s >= self._cut_s:
+            self._broke_at, self._broke_s = min(self.limit, ticket.level), now - ticket.sent_s
+            self._cut_s = now
+            self._quiet_s = now + self._broke_s  # it takes that long to show whether this was enough
+            self.limit = max(self.tuning.least, self._broke_at * self.tuning.cut_fault)
+            self._good = min(self._good, self.limit / self.tuning.resume)
 
     def _hold(self, now: float, wait_s: float) -> None:
         self._hold_until_s = max(self._hold_until_s, now + wait_s)
@@ -411,5 +446,5 @@ class Admission:
         self.open, self.open_since_s = False, None
         self._bad, self._probe_wait_s = 0, 1.0
         self.limit = max(t.least, self._good * t.resume)
-        self._quiet_s = now - 3 * t.doubling_s * self._pace
+        self._quiet_s = now - 3 * self._doubling_s
         self._hold_until_s = float("-inf")

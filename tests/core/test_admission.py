@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Callable
 
@@ -255,6 +256,53 @@ def test_the_number_is_not_believed_where_refusals_are_noise() -> None:
 
 
 # -------------------------------------------------------------------------------------- the breaker
+
+
+def play_hangs(
+    gate: Admission, hangs: Callable[[int, int], bool], *, until_s: float
+) -> list[tuple[float, bool]]:
+    """A long line of bulk calls; ``hangs(number, level)`` ones break after 60 s, the others take 2 s.
+
+    Gives when each was sent, and whether it hung.
+    """
+    now, sent = 0.0, []
+    ends: list[tuple[float, int, Ticket, bool]] = []
+    for _ in range(2000):
+        gate.ask(BULK, now)
+    while now < until_s:
+        for ticket in gate.admit(now):
+            hung = hangs(len(sent), len(ends) + 1)
+            sent.append((now, hung))
+            heapq.heappush(ends, (now + (60.0 if hung else 2.0), len(sent), ticket, hung))
+        wake_s = gate.wake_at(now)
+        if wake_s is not None and (not ends or wake_s < ends[0][0]):
+            now = wake_s
+            continue
+        now, _, ticket, hung = heapq.heappop(ends)
+        if hung:
+            gate.faulted(ticket, now)
+            gate.again(ticket)
+        else:
+            gate.first_token(now, ticket)
+            gate.answered(ticket, now)
+            gate.ask(BULK, now)
+    return sent
+
+
+def test_where_requests_are_stuck_fewer_are_sent() -> None:
+    """The server hangs what is more than ten at once. Without the cuts two in three hang, and 260 get in."""
+    gate = make(start=64)
+    sent = play_hangs(gate, lambda _, level: level > 10, until_s=3600)
+    late = [hung for at_s, hung in sent if at_s > 1200]
+    assert sum(late) / len(late) < 0.45
+    assert len(late) - sum(late) > 480
+
+
+def test_some_requests_that_break_at_random_change_nothing() -> None:
+    """One in ten hangs, whatever the load: the limit stays where it is."""
+    gate = make(start=64, most=64)
+    play_hangs(gate, lambda number, _: number % 10 == 7, until_s=600)
+    assert gate.limit == 64
 
 
 def tripped(gate: Admission, now: float = 100.0) -> list[Ticket]:
