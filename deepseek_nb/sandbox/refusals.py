@@ -79,7 +79,7 @@ def _filled(page: str, fault: Fault) -> bytes:
     """The page, made longer by comments as the pages of gateways are."""
     body = page.encode()
     comment = b"<!-- a padding to disable the browser's own error page -->\r\n"
-    missing = max(0, fault["size_bytes"] - len(body))
+    missing: int = max(0, fault["size_bytes"] - len(body))
     return (body + comment * (missing // len(comment) + 1))[: len(body) + missing]
 
 
