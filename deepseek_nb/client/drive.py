@@ -45,6 +45,7 @@ from deepseek_nb.core.errors import (
     Overloaded,
     RateLimited,
     StoreFailed,
+    TransportFailed,
 )
 from deepseek_nb.core.metrics import CallEvent
 from deepseek_nb.core.prices import Price
@@ -276,6 +277,8 @@ class Drive:
             if decoder.done:
                 return replace(decoder.close(), trace_id=trace_id)
             error.trace_id = error.trace_id or trace_id or None
+            if isinstance(error, TransportFailed):
+                error.partial = decoder.partial().text
             raise
         came_whole = not decoder.progressed  # a plain JSON body instead of a stream
         answer = decoder.close()
