@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from deepseek_nb.core.errors import WentSilent
 
 __all__ = ["Limits", "Watchdog"]
+
+SECOND_LOOK_S = 0.02
+"""How long before a limit that has passed ends anything: a turn of the event loop in which it can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,15 @@ class Watchdog:
             (self._started_s + limits.total_s, f"the answer was not complete after {limits.total_s:g} s"),
         )
 
-    def _look(self) -> None:
+    def _look(self, *, again: bool = False) -> None:
         due_s, why = self._due()
-        if due_s <= self._loop.time():
+        if due_s > self._loop.time():
+            self._timer = self._loop.call_at(due_s, self._look)
+        elif not again:  # the loop may have been held up, and what came lie unread: read it first
+            self._timer = self._loop.call_later(SECOND_LOOK_S, partial(self._look, again=True))
+        else:
             self._why = why
             self._timeout.reschedule(self._loop.time())
-        else:
-            self._timer = self._loop.call_at(due_s, self._look)
 
     async def __aenter__(self) -> Watchdog:
         await self._timeout.__aenter__()
