@@ -319,28 +319,14 @@ class Work:
         for number, status in zip(numbers, out["status"], strict=True):
             records = by_row.get(number, [])
             usable = [place for place, record in enumerate(records) if record.usable]
-            assert not usable or usable[0] == len(records) - 1, f"row {number} was sent after its answer"
+            told = [(r.index, r.status, r.fault, r.usable, r.arrived_s, r.ended_s) for r in records]
+            assert not usable or usable[0] == len(records) - 1, f"row {number} after its answer: {told}"
             if usable:
                 assert status == "done", f"row {number} was answered and is {status}"
             if status == "done" and not usable:  # the client may use what the sandbox calls spoiled
                 assert records[-1].complete
                 assert FAULTS[records[-1].fault or ""].charged == "full"
         self.most_tries = max((sum(map(is_try, r)) for r in by_row.values()), default=0)
-
-
-@pytest.fixture
-def work(tmp_path):
-    """Makes :class:`Work` and starts its sandbox: ``work(rows=100, first_token_s=10)``."""
-    made: list[Work] = []
-
-    def start(**options: Any) -> Work:
-        made.append(Work(tmp_path / f"work-{len(made)}", **options))
-        made[-1].sandbox.start()
-        return made[-1]
-
-    yield start
-    for each in made:
-        each.sandbox.stop()
 
 
 # ----------------------------------------------------------------------- jobs that can be interrupted
@@ -363,7 +349,7 @@ class AsyncWork(Work):
             self.misbehave(None)
         shape = Schema.of(Ticket)
         spec = JobSpec("Sort: {{text}}", shape)
-        limits = Limits(silence_s=0.3, first_token_s=1.0, token_s=0.3, total_s=2.0)
+        limits = Limits(silence_s=1.0, first_token_s=2.0, token_s=1.0, total_s=4.0)
         prompts = [f"Sort: {text}" for text in self.frame["text"]]
         async with AsyncClient(**(given | settings)) as client:
             usual = spec.errands(client, user_id="job", budget=Budget(None, name="job"))
@@ -420,3 +406,32 @@ class AsyncWork(Work):
     def count(self, state: str) -> int:
         """How many rows are in a state."""
         return sum(each == state for each in self.states.values())
+
+
+# ------------------------------------------------------------------------------------------- makers
+
+
+def _maker(kind: type[Work], folder: Path) -> Any:
+    made: list[Work] = []
+
+    def start(**options: Any) -> Work:
+        made.append(kind(folder / f"work-{len(made)}", **options))
+        made[-1].folder.mkdir(parents=True)
+        made[-1].sandbox.start()
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.sandbox.stop()
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Makes :class:`Work` and starts its sandbox: ``work(rows=100, first_token_s=10)``."""
+    yield from _maker(Work, tmp_path)
+
+
+@pytest.fixture
+def make_async(tmp_path):
+    """Makes :class:`AsyncWork` and starts its sandbox."""
+    yield from _maker(AsyncWork, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import pairwise
 
 import pytest
@@ -121,6 +122,20 @@ def test_row_06_the_text_before_a_stall_is_kept_as_partial(talk):
     assert isinstance(got.error, errors.WentSilent)
     assert got.error.partial
     assert WHOLE.startswith(got.error.partial)
+
+
+def test_row_06_a_loop_that_was_held_up_reads_before_it_hangs_up(talk):
+    """A busy kernel holds the loop up past the limit: an answer that lies there is read, not paid twice."""
+
+    def hold_up(event) -> None:
+        if event.kind == "sent":
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.45, time.sleep, 0.1)  # so that the limit is due in the turn of the next one,
+            loop.call_later(0.46, time.sleep, 0.5)  # during which the answer comes
+
+    with Sandbox(first_token_s=80, keep_alive_s=1000, time_scale=100, engine=talk.heard) as server:
+        got = talk.ask(sandbox=server, limits=Limits(silence_s=0.5), on_event=hold_up)
+    assert (got.text, len(got.log)) == (WHOLE, 1)
 
 
 # ------------------------------------------------------------------------------------------ row 6b
