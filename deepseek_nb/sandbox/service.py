@@ -15,6 +15,7 @@ from deepseek_nb.sandbox.account import Account, Catalogue, Model
 from deepseek_nb.sandbox.answers import AnswerHead, Bill, compact
 from deepseek_nb.sandbox.api import ApiError, check_key, parse_chat
 from deepseek_nb.sandbox.clock import ServerClock
+from deepseek_nb.sandbox.conditions import CONDITIONS
 from deepseek_nb.sandbox.engine import answer
 from deepseek_nb.sandbox.faults import Fault
 from deepseek_nb.sandbox.http import MAX_BODY_BYTES, Connection, RawRequest
@@ -132,7 +133,7 @@ class Service:
         self._arrivals = self._serving = 0
         self._waiting: OrderedDict[int, tuple[Case, asyncio.Future[None]]] = OrderedDict()
         self._tries: Tally[str] = Tally()
-        self._fine: Tally[Fault] = Tally()
+        self._let_in: Tally[Fault] = Tally()
         self._ids = random.Random(setup.seed)  # noqa: S311  names, not secrets
 
     # ------------------------------------------------------------------------------- requests
@@ -200,11 +201,12 @@ class Service:
         fault = script(
             Ask(case.index, request.prompt_hash, case.nth_try, text, request.stream, request.json_mode)
         )
-        if fault is not None and fault.name == "slow_after":
-            self._fine[fault] += 1
-            if self._fine[fault] <= fault["fine"] or self.in_flight < fault["calm"]:
-                return None
-        return fault
+        condition = None if fault is None else CONDITIONS.get(fault.name)
+        if fault is None or condition is None:
+            return fault
+        played = condition(fault, request, self.in_flight, self._let_in[fault])
+        self._let_in[fault] += played is None
+        return played
 
     def _begin(self, case: Case, request: ParsedRequest) -> Reply:
         """Take a slot and make the answer."""

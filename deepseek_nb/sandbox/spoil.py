@@ -17,6 +17,8 @@ _DSML_TEXTS = (
     "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
     '<｜｜DSML｜｜ calls><｜｜DSML｜｜ invoke name="answer"></｜｜DSML｜｜ invoke></｜｜DSML｜｜ calls>',
     '<‖DSML‖function_calls><‖DSML‖invoke name="answer"></‖DSML‖invoke></‖DSML‖function_calls>',
+    '< | DSML | tool_calls>< | DSML | invoke name="answer"></ | DSML | invoke></ | DSML | tool_calls>',
+    "yes</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
 )
 _OTHER_SHAPE = '{"result":{"note":"another shape than asked for"}}'
 _LONG_THOUGHT_TOKENS = 512
