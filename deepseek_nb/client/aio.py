@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.adapters.auth import ApiKey, JWTBearer
-from deepseek_nb.adapters.settings import Settings, load_settings
+from deepseek_nb.adapters.settings import Settings, hidden, load_settings
 from deepseek_nb.adapters.store import AnswerStore
-from deepseek_nb.adapters.transport import Transport
+from deepseek_nb.adapters.transport import Transport, proxy_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import Gate
 from deepseek_nb.client.road import Road
@@ -54,6 +54,11 @@ class AsyncClient:
     """
 
     def __init__(self, settings: Settings | None = None, **arguments: Any) -> None:
+        settings, arguments = hidden(settings), hidden(arguments)
+        if not isinstance(settings, Settings | None):
+            raise ConfigError(
+                "What was given is no Settings.", hint="Name what you give: Client(api_key=..., model=...)."
+            )
         if settings is None:
             settings = load_settings(**arguments)
         elif arguments:
@@ -68,7 +73,9 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self.settings.base_url}, model {self.settings.model!r}>"
+        proxy = proxy_of(self.settings.base_url)
+        through = f" through the proxy {proxy}" if proxy else ""
+        return f"<AsyncClient {self.settings.base_url}{through}, model {self.settings.model!r}>"
 
     # ------------------------------------------------------------------------------------- asking
 

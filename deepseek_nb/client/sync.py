@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.adapters.database import NotSaved
-from deepseek_nb.adapters.settings import Settings
+from deepseek_nb.adapters.settings import Settings, hidden
 from deepseek_nb.client.aio import AsyncClient, Prompt
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.portal import background
@@ -31,6 +31,7 @@ class Client:
     """
 
     def __init__(self, settings: Settings | None = None, **arguments: Any) -> None:
+        settings, arguments = hidden(settings), hidden(arguments)
         self.aio = AsyncClient(settings, **arguments)
         """The async client behind this one; it belongs to the background loop."""
         self._warned = False
