@@ -47,6 +47,7 @@ class ApiKey(httpx.Auth):
 
     def __init__(self, key: Secret | str, *, origin: str) -> None:
         key = Secret(Secret(key).reveal().strip())  # no frame of ours holds it bare, should it be shown
+        self._key, self._origin = key, ""
         if not re.fullmatch(r"[!-~]+", key.reveal()):
             what = (
                 "holds characters no key has (spaces, line ends, full-width letters)" if key else "is empty"
@@ -54,7 +55,6 @@ class ApiKey(httpx.Auth):
             raise ConfigError(
                 f"The API key {what}.", hint="Copy it again from platform.deepseek.com, API keys."
             )
-        self._key = key
         self._origin = _origin(origin)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
@@ -98,13 +98,14 @@ class JWTBearer(httpx.Auth):
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        secret = Secret(secret)
+        secret = Secret(secret)  # no frame of ours holds it bare, should it be shown
+        self._secret = secret
+        self._claims = {"iss": issuer or client_id, "sub": client_id, "scope": scope}
         if not client_id:
             raise ConfigError("client_id is empty.")
         if not 1 <= lifetime_s <= MAX_LIFETIME_S:
             raise ConfigError(f"lifetime_s must be 1 to {MAX_LIFETIME_S:g} seconds, not {lifetime_s!r}.")
         self._secret = _long_enough(secret)
-        self._claims = {"iss": issuer or client_id, "sub": client_id, "scope": scope}
         if audience is not None:
             self._claims["aud"] = audience
         self._lifetime_s = lifetime_s

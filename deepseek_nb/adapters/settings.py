@@ -531,7 +531,9 @@ def hidden(given: Any, kind: _Kind = _SECRET) -> Any:
     """
     if isinstance(given, dict):
         return {name: hidden(value, KINDS.get(name, _SWITCH)) for name, value in given.items()}
-    return Secret(given) if kind.secret and isinstance(given, str) else given
+    if not kind.secret or given is None or isinstance(given, Secret | Settings):
+        return given
+    return Secret(given) if isinstance(given, str) else type(given)  # refused, and not shown
 
 
 def _checked(name: str, kind: _Kind, value: Any, source: str, step: Callable[[Any], Any]) -> Any:

@@ -73,6 +73,8 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
+        if "settings" not in vars(self):  # an error on the way there may show this object
+            return "<AsyncClient>"
         proxy = proxy_of(self.settings.base_url)
         through = f" through the proxy {proxy}" if proxy else ""
         return f"<AsyncClient {self.settings.base_url}{through}, model {self.settings.model!r}>"

@@ -92,7 +92,8 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return repr(self.aio).replace("AsyncClient", "Client")
+        made = vars(self).get("aio")  # an error on the way there may show this object
+        return "<Client>" if made is None else repr(made).replace("AsyncClient", "Client")
 
 
 class Stream:
