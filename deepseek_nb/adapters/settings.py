@@ -26,7 +26,7 @@ import platformdirs
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
 
-__all__ = ["Settings", "hidden", "load_settings", "parse_duration_s"]
+__all__ = ["LOOPBACK_HOSTS", "Settings", "hidden", "load_settings", "parse_duration_s", "parse_patience_s"]
 
 PREFIX = "DEEPSEEK_NB_"
 PYPROJECT_VARIABLE = "DEEPSEEK_NB_PYPROJECT"
@@ -65,6 +65,20 @@ def parse_duration_s(duration: str | float) -> float:
         raise ConfigError(
             f"{duration!r} is not a duration.", hint=f"It has to be {_DURATION_SAYS}."
         ) from None
+
+
+def parse_patience_s(patience: str | float) -> float:
+    """Read a patience, in seconds: a number is minutes, text may name its unit (``"90s"``, ``"2h"``).
+
+    Raises ConfigError for anything else, a negative number included.
+
+    >>> parse_patience_s(10), parse_patience_s("90s")
+    (600.0, 90.0)
+    """
+    try:
+        return _seconds(float(patience)) * 60
+    except (TypeError, ValueError):
+        return parse_duration_s(patience)
 
 
 # --- kinds of values -------------------------------------------------------------------------------------
@@ -285,6 +299,10 @@ KINDS: Mapping[str, _Kind] = {
     "silence_timeout_s": _duration(),
     "token_timeout_s": _duration(),
     "total_timeout_s": _duration(),
+    "failover_s": _duration(),
+    "hedge_after_s": _duration(optional=True),
+    "recall": _SWITCH,
+    "share_limit": _SWITCH,
     "budget_usd": _MONEY,
     "max_repairs": _whole(0, 2),
     "max_faults": _whole(0, 100),
@@ -340,6 +358,16 @@ class Settings:
     """Without any progress of the answer."""
     total_timeout_s: float = 1800.0
     """For one request, from sending to the last byte."""
+    failover_s: float = 5.0
+    """How long an interactive call waits for a server before it takes its next route; rows wait six times as
+    long. Only where a fallback is given."""
+    hedge_after_s: float | None = 5.0
+    """After so long without any byte an interactive call sends a second copy; None: never."""
+    recall: bool = False
+    """Whether rows that wait in the server's queue are hung up on for an interactive call; whether the server
+    charges for them is not known."""
+    share_limit: bool = True
+    """Whether all kernels of this machine on one account share one limit on requests in flight."""
     budget_usd: float | None = None
     """None: no limit."""
     max_repairs: int = 2
@@ -456,7 +484,7 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
             )
     variables = {name: variable for variable, name in fields.items() if environ.get(variable, "").strip()}
     values = {
-        name: _checked(name, kind, hidden(environ[variable].strip(), kind), variable, kind.read)
+        name: _checked(name, kind, hidden(environ[variable].strip(), secret=kind.secret), variable, kind.read)
         for name, variable in variables.items()
         for kind in [KINDS[name]]
     }
@@ -520,8 +548,8 @@ class _Environment(Mapping[str, str]):
         return "<the environment>"
 
 
-def hidden(given: Any, kind: _Kind = _SECRET) -> Any:
-    """What was ``given``, its secrets in a :class:`Secret` each: a dict of settings, or one text.
+def hidden(given: Any, *, secret: bool = True) -> Any:
+    """What was ``given``, its secrets in a :class:`Secret` each: settings by name, a list of such, or a text.
 
     A public function that takes a key first puts this in the argument's place. An error that passes
     it then shows no key in a traceback with values, such as IPython's under ``%xmode Verbose``.
@@ -530,10 +558,16 @@ def hidden(given: Any, kind: _Kind = _SECRET) -> Any:
     {'api_key': Secret('****cdef'), 'priority': 5}
     """
     if isinstance(given, dict):
-        return {name: hidden(value, KINDS.get(name, _SWITCH)) for name, value in given.items()}
-    if not kind.secret or given is None or isinstance(given, Secret | Settings):
+        return {name: hidden(value, secret=_is_secret(name)) for name, value in given.items()}
+    if isinstance(given, list | tuple) and not secret:
+        return [hidden(each, secret=False) for each in given]
+    if not secret or given is None or isinstance(given, Secret | Settings):
         return given
     return Secret(given) if isinstance(given, str) else type(given)  # refused, and not shown
+
+
+def _is_secret(name: Any) -> bool:
+    return name in KINDS and KINDS[name].secret
 
 
 def _checked(name: str, kind: _Kind, value: Any, source: str, step: Callable[[Any], Any]) -> Any:

@@ -8,7 +8,6 @@ that was changed on disk counts as a miss and is put aside, it is never returned
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sqlite3
@@ -25,9 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from deepseek_nb.adapters.claims import CLAIM_S, CLAIMS_TABLE, Claims, take_claim
 from deepseek_nb.adapters.database import Database, NotSaved, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
-from deepseek_nb.adapters.owners import owner_may_live, owner_name
+from deepseek_nb.adapters.owners import owner_name
 from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["SCHEMA", "STORE_FILE", "VERSION", "AnswerStore", "checksum", "json_text", "store_file"]
@@ -42,7 +42,7 @@ SCHEMA = (
     "CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT NOT NULL, "
     "created REAL NOT NULL, size INTEGER NOT NULL)",
     "CREATE TABLE quarantine (key TEXT, value TEXT, digest TEXT, created REAL, found REAL)",
-    "CREATE TABLE claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, lease REAL NOT NULL) WITHOUT ROWID",
+    CLAIMS_TABLE,
     "CREATE TABLE joblib_items (func TEXT NOT NULL, args TEXT NOT NULL, value TEXT NOT NULL, "
     "digest TEXT NOT NULL, created REAL NOT NULL, accessed REAL NOT NULL, duration REAL, "
     "size INTEGER NOT NULL, PRIMARY KEY (func, args))",
@@ -56,8 +56,8 @@ LOOKUP_ITEMS = 500
 COMMIT_ITEMS = 5000
 """Rows in one transaction of ``put_many``: what is at risk while it runs."""
 
-CLAIM_S = 60.0
-"""How long a claim lasts without being extended; while its flight lasts, it is extended every third of it."""
+LOOK_AGAIN_S = (0.05, 0.5)
+"""How often to look for an answer that another process is asking for: at first, and at most."""
 
 _UPSERT = (
     "INSERT INTO answers (key, value, digest, created, size) VALUES (?, ?, ?, ?, ?) "
@@ -124,6 +124,8 @@ class AnswerStore:
         self._pid = os.getpid()
         self._owner = owner_name(self._mark)
         self._database = Database(self.path, SCHEMA, VERSION)
+        self.claims = Claims(self._database, lambda: self.owner, monotonic, self._stored)
+        """Who asks which key now, of all processes with this file."""
         self._writer: GroupCommit[_Row, None] = GroupCommit(self._commit, name="store writer")
         self._reader: GroupCommit[tuple[str, float | None], str | None] = GroupCommit(
             self._read_group, name="store reader"
@@ -252,14 +254,7 @@ class AnswerStore:
         owner = owner or self.owner
         now = self._monotonic()
 
-        def take(connection: sqlite3.Connection) -> bool:
-            held = connection.execute("SELECT owner, lease FROM claims WHERE key=?", (key,)).fetchone()
-            if held is not None and held[0] != owner and held[1] > now and owner_may_live(held[0]):
-                return False
-            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, owner, now + lease_s))
-            return True
-
-        return self._database.write(take, durable=False)
+        return self._database.write(lambda c: take_claim(c, key, owner, now, lease_s), durable=False)
 
     def extend(self, key: str, owner: str | None = None, lease_s: float = CLAIM_S) -> bool:
         """Let the claim end ``lease_s`` seconds from now; False if it is not this owner's any more."""
@@ -371,6 +366,7 @@ class AnswerStore:
 
     def close(self) -> None:
         """Write what is queued or unsaved and close the file. Warns NotSaved for what cannot be written."""
+        self.claims.close()
         self._writer.close()
         self._reader.close()
         try:
@@ -406,17 +402,17 @@ class AnswerStore:
             self._owner = owner_name(self._mark)
             self._pid = os.getpid()
 
-    def _recall(self, key: str, now: float, ttl_s: float | None) -> str | None:
+    def _recall(self, key: str, now: float, ttl_s: float | None, *, counted: bool = True) -> str | None:
         """From memory; under the lock. The tiers are asked one after another; a shared one comes between."""
         held = self._memory.get(key)
         if held is None and (row := self._unsaved.get(key)) is not None:
             held = (row.text, row.created)
         if held is None or not _fresh(held[1], now, ttl_s):
-            self._counts["memory_misses"] += 1
+            self._counts["memory_misses"] += counted
             return None
         if key in self._memory:
             self._memory.move_to_end(key)
-        self._counts["memory_hits"] += 1
+        self._counts["memory_hits"] += counted
         return held[0]
 
     def _remember(self, key: str, text: str, created: float) -> None:
@@ -502,6 +498,19 @@ class AnswerStore:
         found = {ttl_s: self._texts(keys, ttl_s, asked_memory=True) for ttl_s, keys in by_ttl.items()}
         return [found[ttl_s][key] for key, ttl_s in asked]
 
+    def _stored(self, asked: Sequence[tuple[str, float | None]]) -> set[str]:
+        """Which of these keys have an answer on disk that is young enough; not a hit and not a miss."""
+        if not asked:
+            return set()
+        keys, now = dict(asked), self._now()
+        created = self._database.read(
+            lambda c: c.execute(
+                "SELECT key, created FROM answers WHERE key IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(keys)),),
+            ).fetchall()
+        )
+        return {key for key, at in created if key in keys and _fresh(at, now, keys[key])}
+
     def _row(self, key: str, value: dict[str, Any]) -> _Row:
         if not isinstance(value, dict):
             raise TypeError(f"An answer is kept as a dict, not as {type(value).__name__}.")
@@ -516,7 +525,8 @@ class AnswerStore:
         try:
             if waiting:
                 values = list(waiting.values())
-                self._database.write(lambda c: c.executemany(_UPSERT, values))
+                self._database.write(lambda c: self._write_rows(c, values))
+                self.claims.ended(waiting)
         except ConfigError as error:
             with self._own_lock():
                 self._unsaved.update((row.key, row) for row in rows)
@@ -528,6 +538,10 @@ class AnswerStore:
                     del self._unsaved[row.key]
                 self._remember(row.key, row.text, row.created)
         return [None] * len(rows)
+
+    def _write_rows(self, connection: sqlite3.Connection, rows: list[_Row]) -> None:
+        connection.executemany(_UPSERT, rows)
+        self.claims.end_with(connection, [row.key for row in rows])
 
     # ---------------------------------------------------------------- flights
 
@@ -561,37 +575,26 @@ class AnswerStore:
         self, key: str, make: Callable[[], Awaitable[dict[str, Any]]], ttl_s: float | None, lease_s: float
     ) -> tuple[dict[str, Any], bool]:
         """Run ``make`` under a claim, or take what another process stored meanwhile."""
-        wait_s = 0.05
-        while not await self._claimed(key, lease_s):
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 1.5, 0.5)
-            if (there := await self.aget(key, ttl_s)) is not None:
-                return there, True
-        beat = asyncio.create_task(self._keep_claim(key, lease_s))
         try:
-            if (there := await self.aget(key, ttl_s)) is not None:  # stored before the other let go
+            await self.my_turn(key, ttl_s, lease_s)
+            if (there := await self.aget(key, ttl_s)) is not None:
                 return there, True
             return await make(), False
         finally:
-            beat.cancel()
-            self._let_go(key)
+            self.claims.let_go(key)
 
-    async def _claimed(self, key: str, lease_s: float) -> bool:
-        claiming = asyncio.ensure_future(asyncio.to_thread(self.claim, key, None, lease_s))
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            claiming.add_done_callback(lambda _: self._let_go(key))  # the thread may still be taking it
-            raise
+    async def my_turn(self, key: str, ttl_s: float | None = None, lease_s: float = CLAIM_S) -> None:
+        """Wait while another process asks ``key``: until it is stored, or this process's to ask.
 
-    def _let_go(self, key: str) -> None:
-        with contextlib.suppress(ConfigError):  # an answer is not lost over a claim: it ends by itself
-            self.release(key)
-
-    async def _keep_claim(self, key: str, lease_s: float) -> None:
-        while True:
-            await asyncio.sleep(lease_s / 3)
-            await asyncio.to_thread(self.extend, key, None, lease_s)
+        Looks every 50 to 500 ms; over at once where the key is free. Look the key up afterwards, and call
+        ``claims.let_go(key)`` at the end, also where this was cancelled.
+        """
+        with self._own_lock():
+            there = self._recall(key, self._now(), ttl_s, counted=False)
+        wait_s, again = LOOK_AGAIN_S[0], False
+        while there is None and not await self.claims.take(key, lease_s, ttl_s=ttl_s, again=again):
+            await asyncio.sleep(wait_s)
+            wait_s, again = min(wait_s * 1.5, LOOK_AGAIN_S[1]), True
 
 
 def store_file(path: str | Path) -> Path:

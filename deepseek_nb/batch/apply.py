@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from deepseek_nb.adapters.journal import Journal
-from deepseek_nb.adapters.settings import parse_duration_s
+from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
 from deepseek_nb.batch.frame import answer_columns, build_frame
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.rows import Rows, read_rows
@@ -52,7 +52,8 @@ def apply(
     ttl: str | float | None = None,
     cache: bool | None = None,
     budget_usd: float | None = None,
-    patience_s: float | None = None,
+    patience: float | str | None = None,
+    fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
     progress: bool = True,
@@ -63,8 +64,8 @@ def apply(
     ``template`` is the question, with ``{{column}}`` where a row's value goes. With ``schema`` (a
     pydantic model, a JSON Schema or ``{column: type}``) each field becomes a column, checked; with
     ``into`` the whole answer stands in one column of that name; without both the text is in
-    ``answer``. After them come ``status`` ("done", "failed", "pending"), ``error``, ``attempts``,
-    ``cached``, ``tokens``, ``cost_usd``, ``latency_s``; join the frame to your own with
+    ``answer``. After them come ``status`` ("done", "failed", "pending"), ``error``, ``route``,
+    ``attempts``, ``cached``, ``tokens``, ``cost_usd``, ``latency_s``; join the frame to your own with
     ``df.join(...)``.
 
     Equal rows are asked once, and answers that are stored already are not asked again (not older
@@ -75,6 +76,11 @@ def apply(
     asks failed rows once more. A row with an empty value in a named column fails by itself
     (``missing="empty"``: it is asked with nothing in its place).
 
+    ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
+    ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model
+    names, or a :class:`~deepseek_nb.client.routes.Route` to another or a local server; the ``route``
+    column says who answered, and the answer is kept under that name only.
+
     Costs one request for each distinct row, repairs (at most two a row) apart; the first row goes
     alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never passed: the job
     stops before the request that could.
@@ -82,7 +88,7 @@ def apply(
     Raises :class:`FrameError`, :class:`TemplateError`, :class:`SchemaError`, :class:`JobMismatch`
     or :class:`ConfigError` before anything is sent, and what stops all rows alike
     (:class:`AuthError`, :class:`BalanceExhausted`, :class:`BudgetExceeded`, :class:`ModelUnknown`,
-    :class:`Busy` once the server gave nothing for ``patience_s``): everything done is saved, and
+    :class:`Busy` once the server gave nothing for ``patience``): everything done is saved, and
     ``error.frame`` holds it. The first interrupt stops sending, waits up to 10 s for what is under
     way and returns what there is, with a :class:`JobIncomplete` warning.
 
@@ -109,6 +115,7 @@ def apply(
             ttl_s=None if ttl is None else parse_duration_s(ttl),
             cache=cache,
             budget=budget,
+            fallback=fallback,
         )
         rows, keys = _fitting(rows, make_errand)
         journal.open_job(
@@ -127,7 +134,7 @@ def apply(
             standing.pending,
             make_errand,
             standing.progress,
-            patience_s=client.settings.patience_s if patience_s is None else patience_s,
+            patience_s=client.settings.patience_s if patience is None else parse_patience_s(patience),
             check=shape.parse if shape else None,
         )
         booked_usd = budget.spent_usd + budget.unknown_usd

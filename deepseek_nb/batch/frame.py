@@ -17,7 +17,7 @@ from deepseek_nb.core.errors import DeepSeekError, FrameError
 __all__ = ["ABOUT", "TEXT_COLUMN", "answer_columns", "build_frame"]
 
 TEXT_COLUMN = "answer"
-ABOUT = ("status", "error", "attempts", "cached", "tokens", "cost_usd", "latency_s")
+ABOUT = ("status", "error", "route", "attempts", "cached", "tokens", "cost_usd", "latency_s")
 """What is told about every row, after the answer's own columns."""
 
 _DTYPES = {"integer": "Int64", "number": "Float64", "boolean": "boolean", "string": "str"}
@@ -47,12 +47,12 @@ def build_frame(
     schema: Schema | None,
     into: str | None,
 ) -> pd.DataFrame:
-    """The result: answer columns, then ``status, error, attempts, cached, tokens, cost_usd, latency_s``.
+    """The result: answer columns, then those of ``ABOUT``.
 
     ``status`` is "done", "failed" (final for this row; ``error`` says why) or "pending" (the same
-    call goes on with it). An error is never in an answer column. A row that has the same prompt as
-    an earlier one shares its answer: ``cached`` is True and ``cost_usd`` 0, so that the column's sum
-    is the job's bill.
+    call goes on with it). ``route`` says who answered. An error is never in an answer column. A row that
+    has the same prompt as an earlier one shares its answer: ``cached`` is True and ``cost_usd`` 0, so
+    that the column's sum is the job's bill.
     """
     names = answer_columns(schema, into)
     place = {key: number for number, key in enumerate(keys)}
@@ -104,6 +104,7 @@ def _entry(item: ItemRow, schema: Schema | None, into: str | None) -> dict[str, 
         return {
             "status": "done",
             "value": _spread(value, schema, into),
+            "route": answer.origin,
             "attempts": answer.attempts,
             "cached": cached,
             "tokens": answer.usage.total_tokens,
@@ -130,7 +131,14 @@ def _spread(value: Any, schema: Schema | None, into: str | None) -> dict[str, An
 
 
 def _typed(name: str, values: list[Any], schema: Schema | None, into: str | None) -> pd.Series[Any]:
-    dtypes = {"status": "str", "error": "str", "attempts": "Int64", "cached": "boolean", "tokens": "Int64"}
+    dtypes = {
+        "status": "str",
+        "error": "str",
+        "route": "str",
+        "attempts": "Int64",
+        "cached": "boolean",
+        "tokens": "Int64",
+    }
     dtype: str | None = dtypes.get(name) or ("Float64" if name in ABOUT else None)
     if dtype is None and schema is None:
         dtype = "str"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent
 
 __all__ = ["Progress"]
 

@@ -19,7 +19,7 @@ from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import AnswerInvalid, Busy, DeepSeekError, Disposition, StoreFailed
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent
 
 __all__ = ["JobRun", "error_record"]
 
@@ -345,7 +345,7 @@ class JobRun:
             f"The server gave no answer for {self.patience_s:g} s; {self.progress.pending:,} rows wait."
             f"{said}",
             hint="Run the same call again later: what is done is kept and not paid again. "
-            "patience_s sets how long to try.",
+            "patience= sets for how many minutes to try.",
             status=last.status if last is not None else None,
         )
 

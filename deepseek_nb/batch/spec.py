@@ -12,7 +12,7 @@ from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Message, canonical_json
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.retry import RetryPolicy
 
 __all__ = ["JobSpec"]
@@ -62,6 +62,7 @@ class JobSpec:
         ttl_s: float | None = None,
         cache: bool | None = None,
         budget: Budget | None = None,
+        fallback: Any = None,
     ) -> Callable[[str, Callable[[CallEvent], None] | None], Errand]:
         """A function that gives the errand for a row's prompt, checked once here for all rows.
 
@@ -81,6 +82,7 @@ class JobSpec:
             cache=cache,
             budget=budget,
             user_id=user_id,
+            fallback=fallback,
             policy=RetryPolicy(
                 patience_s=None,
                 max_faults=client.settings.max_faults,
@@ -88,11 +90,14 @@ class JobSpec:
             ),
         )
         head, route = first.request.messages[:-1], client.settings.route_name
+        again = client.other_legs(first)
 
         def errand(prompt: str, on_event: Callable[[CallEvent], None] | None = None) -> Errand:
-            request = replace(first.request, messages=(*head, Message("user", prompt)))
+            messages = (*head, Message("user", prompt))
+            request = replace(first.request, messages=messages)
             if len(prompt) > LONG_CHARS:
                 client.refuse_what_cannot_fit(request)
-            return replace(first, request=request, key=request.fingerprint(route), on_event=on_event)
+            made = replace(first, request=request, key=request.fingerprint(route), on_event=on_event)
+            return replace(made, fallbacks=again(request)) if again else made
 
         return errand

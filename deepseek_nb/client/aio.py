@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deepseek_nb.adapters.auth import ApiKey, JWTBearer
-from deepseek_nb.adapters.settings import Settings, hidden, load_settings
+from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
 from deepseek_nb.adapters.store import AnswerStore
-from deepseek_nb.adapters.transport import Transport, proxy_of
+from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
-from deepseek_nb.client.gate import Gate
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.structured import Schema
+from deepseek_nb.client.upstreams import Upstreams
 from deepseek_nb.client.watchdog import Limits
-from deepseek_nb.core.admission import Admission, Tuning
+from deepseek_nb.core.admission import INTERACTIVE_LANE
 from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import Answer, ChatRequest, Message
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid, StoreFailed
-from deepseek_nb.core.metrics import CallEvent, Metrics
+from deepseek_nb.core.events import CallEvent
+from deepseek_nb.core.metrics import Metrics
 from deepseek_nb.core.prices import PriceTable
 from deepseek_nb.core.retry import RetryPolicy
-from deepseek_nb.core.secret import Secret
 from deepseek_nb.core.tokens import estimate_request_tokens
 from deepseek_nb.core.wire import Delta, error_from_reply
 from deepseek_nb.data import read_json
@@ -46,6 +45,11 @@ class AsyncClient:
     ``pyproject.toml``: see :class:`~deepseek_nb.adapters.settings.Settings` for their names.
     Answers are kept on disk (``cache=False`` to leave it), so that the same question is paid once.
 
+    ``fallback`` is an ordered list of where to ask when the server is busy, down or broken for too
+    long: model names of the same server, and :class:`~deepseek_nb.client.routes.Route` for others. Each
+    route has an admission and a breaker of its own; an answer says which route gave it, and is kept
+    under that route's name.
+
     One client belongs to one event loop. Nothing is sent before the first call.
 
     >>> async with AsyncClient() as client:                       # doctest: +SKIP
@@ -53,8 +57,9 @@ class AsyncClient:
     ...     print(answer.text, answer.cost_usd)
     """
 
-    def __init__(self, settings: Settings | None = None, **arguments: Any) -> None:
+    def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
         settings, arguments = hidden(settings), hidden(arguments)
+        fallback = hidden(fallback, secret=False)
         if not isinstance(settings, Settings | None):
             raise ConfigError(
                 "What was given is no Settings.", hint="Name what you give: Client(api_key=..., model=...)."
@@ -64,11 +69,12 @@ class AsyncClient:
         elif arguments:
             settings = settings.replace(**arguments)
         self.settings = settings
+        self._upstreams = Upstreams(settings)
+        self._fallback = self._upstreams.names(fallback)
         self.budget = Budget(settings.budget_usd, name="budget of this client")
         self.metrics = Metrics()
         self._models: dict[str, Any] = read_json("models.json")
         self._road: Road | None = None
-        self._transport: Transport | None = None
         self._store: AnswerStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -89,7 +95,8 @@ class AsyncClient:
         then the checked value), ``system``, ``model``, ``thinking``, ``reasoning_effort``,
         ``max_tokens``, ``temperature``, ``top_p``, ``stop``, ``priority`` (1 to 5; 4 and 5 pass
         first), ``ttl_s`` (how old a stored answer may be), ``cache``, ``budget_usd``,
-        ``patience_s`` (how long to keep trying while the server is busy), ``user_id``,
+        ``patience`` (how long to keep trying while the server is busy: minutes, or text such as
+        "90s"), ``fallback`` (where to ask then; None: as the client does, []: nowhere), ``user_id``,
         ``on_delta``, ``on_event``.
 
         Costs one request, none where the answer is in the store; up to ``max_repairs`` more where
@@ -130,7 +137,8 @@ class AsyncClient:
         cache: bool | None = None,
         budget_usd: float | None = None,
         budget: Budget | None = None,
-        patience_s: float | None = None,
+        patience: float | str | None = None,
+        fallback: Any = None,
         policy: RetryPolicy | None = None,
         on_delta: Callable[[Delta], None] | None = None,
         on_event: Callable[[CallEvent], None] | None = None,
@@ -168,7 +176,7 @@ class AsyncClient:
             lane=priority,
             policy=policy
             or RetryPolicy(
-                patience_s=settings.patience_s if patience_s is None else patience_s,
+                patience_s=settings.patience_s if patience is None else parse_patience_s(patience),
                 max_faults=settings.max_faults,
                 max_repairs=settings.max_repairs,
             ),
@@ -182,11 +190,25 @@ class AsyncClient:
             look_up=settings.cache if cache is None else cache,
             keep=settings.cache if cache is None else cache,
             ttl_s=settings.ttl_s if ttl_s is None else ttl_s,
+            fallbacks=self._upstreams.legs(
+                request,
+                self._fallback if fallback is None else self._upstreams.names(fallback),
+                interactive=priority >= INTERACTIVE_LANE,
+            ),
+            failover_s=self._upstreams.failover_s(interactive=priority >= INTERACTIVE_LANE),
+            hedge_after_s=settings.hedge_after_s if priority >= INTERACTIVE_LANE else None,
             output_tokens=8192 if thinking is False else 65536,
             check=shape.parse if shape else None,
             on_delta=on_delta,
             on_event=on_event,
         )
+
+    def other_legs(self, errand: Errand) -> Callable[[ChatRequest], tuple[Leg, ...]] | None:
+        """What gives the fallback legs of another request like that errand's; None where it has none."""
+        names = tuple(leg.upstream for leg in errand.fallbacks)
+        if not names:
+            return None
+        return lambda request: self._upstreams.legs(request, names, interactive=errand.interactive)
 
     @property
     def not_saved(self) -> StoreFailed | None:
@@ -213,12 +235,10 @@ class AsyncClient:
         return await self._get("/user/balance")
 
     async def _get(self, path: str) -> dict[str, Any]:
-        self._open()
-        assert self._transport is not None  # noqa: S101 (opened)
-        status, headers, body = await self._transport.get(path)
+        road = self._open()
+        status, headers, body = await self._upstreams.get("").transport.get(path)
         if status != 200:
-            assert self._road is not None  # noqa: S101
-            raise self._road.scrub(error_from_reply(status, body, headers))
+            raise road.scrub(error_from_reply(status, body, headers))
         try:
             told = json.loads(body)
         except ValueError:
@@ -248,49 +268,22 @@ class AsyncClient:
                     hint="Make one client in each loop, or use the blocking Client, which brings its own.",
                 )
             return self._road
-        settings = self.settings
-        settings.require_credentials()
-        auth: ApiKey | JWTBearer
-        secrets: tuple[Secret, ...]
-        if settings.jwt_client_id and settings.jwt_client_secret:
-            auth = JWTBearer(
-                settings.jwt_client_id,
-                settings.jwt_client_secret,
-                scope=settings.jwt_scope,
-                issuer=settings.jwt_issuer,
-                origin=settings.base_url,
-            )
-            secrets = (settings.jwt_client_secret,)
-        else:
-            assert settings.api_key is not None  # noqa: S101 (required above)
-            auth = ApiKey(settings.api_key, origin=settings.base_url)
-            secrets = (settings.api_key,)
-        self._transport = Transport(
-            settings.base_url, auth=auth, connect_timeout_s=settings.connect_timeout_s
-        )
+        self.settings.require_credentials()
         self._loop = loop
-        tuning = Tuning(
-            start=min(settings.concurrency_start, settings.concurrency_max), most=settings.concurrency_max
-        )
         self._road = Road(
-            transport=self._transport,
+            upstream=self._upstreams.get,
             store=self.store,
-            gate=Gate(Admission(rng=random.random, tuning=tuning)),
             prices=PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json")),
-            route=settings.route_name,
-            secrets=secrets,
+            secrets=self._upstreams.secrets,
         )
         self._road.listeners.append(self.metrics)
         return self._road
 
     async def aclose(self) -> None:
         """Close the connections and the store."""
-        road, transport, store = self._road, self._transport, self._store
-        self._road = self._transport = self._store = self._loop = None
-        if road is not None:
-            road.gate.close()
-        if transport is not None:
-            await transport.aclose()
+        store = self._store
+        self._road = self._store = self._loop = None
+        await self._upstreams.aclose()
         if store is not None:
             store.close()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.client.errand import Errand
+from deepseek_nb.client.exchange import Exchange
+from deepseek_nb.client.gate import Gate
+from deepseek_nb.client.hedge import Hedge
 from deepseek_nb.client.means import Means
-from deepseek_nb.client.watchdog import Watchdog
+from deepseek_nb.client.upstreams import Upstream
 from deepseek_nb.core.admission import Ticket
 from deepseek_nb.core.budget import worst_case_usd
 from deepseek_nb.core.call import (
@@ -23,9 +26,11 @@ from deepseek_nb.core.call import (
     Event,
     Fail,
     Failed,
+    FallBack,
     Finish,
     Hit,
     Interrupted,
+    Leg,
     LookUp,
     Missed,
     Release,
@@ -40,22 +45,19 @@ from deepseek_nb.core.errors import (
     BudgetExceeded,
     ConfigError,
     DeepSeekError,
-    Disposition,
-    NeverConnected,
     Overloaded,
-    RateLimited,
     StoreFailed,
 )
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent, Charged
 from deepseek_nb.core.prices import Price
 from deepseek_nb.core.tokens import estimate_request_tokens
-from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body
+from deepseek_nb.core.wire import Delta
 
 __all__ = ["Drive"]
 
-ERROR_BODY_BYTES = 64 * 1024
-AFTER_DONE_S = 1.0
-"""How long the end of the body may take once the stream said it is done."""
+CHARGED_ORDER: tuple[Charged, ...] = ("no", "unknown", "yes")
+LINE_CHECK_S = 0.25
+"""How often a row that waits in line looks whether its server is down and another one is not."""
 
 
 class Drive:
@@ -71,21 +73,40 @@ class Drive:
             rng=means.rng,
             look_up=errand.look_up,
             keep=errand.keep,
+            failover_s=errand.failover_s if errand.fallbacks else None,
+            fallbacks=errand.fallbacks,
         )
+        self.upstream: Upstream = means.upstream("")
         self.ticket: Ticket | None = None
         self.reservation: int | None = None
+        self.hedge_reservation: int | None = None
         self.reserved_price: Price | None = None
         self.cost_usd: float | None = 0.0
+        self.charged: Charged = "no"
         self.first_token_s: float | None = None
         self.started_s = 0.0
+        self.leg_since_s = 0.0
         self.shown = False
-        self.in_flight: AnswerDecoder | None = None
+        self.in_flight: Exchange | None = None
         self.cancelled: asyncio.CancelledError | None = None
+
+    @property
+    def leg(self) -> Leg:
+        """The leg that is being gone."""
+        return self.call.legs[self.call.leg]
+
+    @property
+    def gate(self) -> Gate:
+        """The admission of the server and model that are asked now."""
+        return self.upstream.gate(self.leg.request.model)
+
+    def _gate_of(self, leg: Leg) -> Gate:
+        return self.means.upstream(leg.upstream).gate(leg.request.model)
 
     async def run(self) -> Answer:
         """Live the whole story: gives its answer, or raises the error it ends with."""
         now = asyncio.get_running_loop().time
-        self.started_s = now()
+        self.started_s = self.leg_since_s = now()
         command: Command = self.call.start(now())
         while True:
             if isinstance(command, Finish):
@@ -108,15 +129,19 @@ class Drive:
         return answer
 
     def _fail(self, command: Fail) -> BaseException:
-        if self.ticket is not None:
-            self.means.gate.leave(self.ticket)
-            self.ticket = None
+        self._leave()
         if command.error is None:
             return self.cancelled or asyncio.CancelledError()
         error = self.means.scrub(command.error)
         error.cost_usd = self.cost_usd  # type: ignore[attr-defined]
         self._tell("failed", error=error)
         return error
+
+    def _leave(self) -> None:
+        """Give up the place in line, or the one that is held."""
+        if self.ticket is not None:
+            self.gate.leave(self.ticket)
+            self.ticket = None
 
     async def _obey(self, command: Command) -> Event:
         match command:
@@ -125,8 +150,7 @@ class Drive:
             case Reserve():
                 return await self._reserve(command)
             case Admit():
-                self.ticket = await self._enter()
-                return Admitted()
+                return await self._enter()
             case Send():
                 return await self._send(command)
             case Store():
@@ -137,6 +161,8 @@ class Drive:
                 return self._release()
             case Wait():
                 return await self._wait(command)
+            case FallBack():
+                return self._fall_back(command)
             case _:  # pragma: no cover
                 raise AssertionError(f"the story has no {command!r}")
 
@@ -170,7 +196,7 @@ class Drive:
 
     async def _reserve(self, command: Reserve) -> Event:
         request, budget = command.request, self.errand.budget
-        price = self.means.price(request.model)
+        price = self.means.price(self.upstream, request.model)
         self.reserved_price = price
         if price is None and budget.left_usd is not None:
             return Denied(
@@ -179,11 +205,7 @@ class Drive:
                     hint="Leave budget_usd out, or use a model of the price table.",
                 )
             )
-        worst_usd = 0.0
-        if price is not None:
-            worst_usd = worst_case_usd(
-                estimate_request_tokens(request), request.max_tokens or self.errand.output_tokens, price
-            )
+        worst_usd = self._worst_usd(request)
         while True:
             reservation = self.means.new_reservation()
             try:
@@ -196,17 +218,28 @@ class Drive:
             self.reservation = reservation
             return Done()
 
+    def _worst_usd(self, request: ChatRequest) -> float:
+        price = self.reserved_price
+        if price is None:
+            return 0.0
+        longest = request.max_tokens or self.errand.output_tokens
+        return worst_case_usd(estimate_request_tokens(request), longest, price)
+
     def _cost_usd(self, usage: Usage) -> float | None:
         return None if self.reserved_price is None else self.reserved_price.cost_of(usage)
 
     def _settle(self, command: Settle) -> Event:
         cost_usd = self._cost_usd(command.usage)
+        self._note_charge("yes" if command.certain else "unknown")
         if self.reservation is not None:
             self.errand.budget.settle(self.reservation, cost_usd or 0.0, certain=command.certain)
             self.reservation = None
             self.means.announce_settled()
         self.cost_usd = None if cost_usd is None or self.cost_usd is None else self.cost_usd + cost_usd
         return Done()
+
+    def _note_charge(self, charged: Charged) -> None:
+        self.charged = max(self.charged, charged, key=CHARGED_ORDER.index)
 
     def _release(self) -> Event:
         if self.reservation is not None:
@@ -217,113 +250,161 @@ class Drive:
 
     # -- the server
 
-    async def _enter(self) -> Ticket:
+    def _fall_back(self, command: FallBack) -> Event:
+        """Go on with the leg that the call has turned to. It says so at once: a wait may follow."""
+        if self.ticket is not None:  # the place was in the line of the leg before
+            self._gate_of(self.call.legs[command.leg - 1]).leave(self.ticket)
+            self.ticket = None
+        self.upstream = self.means.upstream(self.leg.upstream)
+        self.leg_since_s = asyncio.get_running_loop().time()
+        self._tell("fallback", error=command.error, tries=self.call.tries, refusals=self.call.refusals)
+        return Done()
+
+    async def _enter(self) -> Event:
+        """Wait for a place; where this server is down and another leg's is not, give that up."""
         held, self.ticket = self.ticket, None
-        return await self.means.gate.enter(held, self.errand.lane)
+        if not self.errand.fallbacks:
+            self.ticket = await self.gate.enter(held, self.errand.lane)
+            return Admitted()
+        if (down := self._down_here()) is not None:
+            if held is not None:
+                self.gate.leave(held)
+            return Failed(down)
+        if held is not None and held.interactive:
+            self.ticket = await self.gate.enter(held, self.errand.lane)
+            return Admitted()
+        entering = asyncio.ensure_future(self.gate.enter(held, self.errand.lane))
+        try:
+            while not entering.done():
+                await asyncio.wait([entering], timeout=LINE_CHECK_S)
+                if not entering.done() and (down := self._down_here()) is not None:
+                    return Failed(down)
+            self.ticket = entering.result()
+            return Admitted()
+        finally:
+            if self.ticket is None:  # it leaves its place, which it may just have been given
+                await _withdrawn(entering, self.gate)
+
+    def _down_here(self) -> DeepSeekError | None:
+        """Why to go on elsewhere at once; None while this server lives, or is worth a probe."""
+        gate, failover_s = self.gate, self.leg.failover_s
+        down_s = gate.down_s
+        patient_s = 0.0 if self.errand.interactive else failover_s
+        if down_s is None or patient_s is None or down_s < patient_s or gate.may_probe():
+            return None
+        others = [self._gate_of(leg) for leg in self.call.legs if leg is not self.leg]
+        if all(other.down_s is not None for other in others):
+            return None
+        return Overloaded(f"{self.upstream.route} has been down for {down_s:.0f} s.")
+
+    def _exchange(
+        self, request: ChatRequest, ticket: Ticket, on_token: Callable[[Exchange], None] | None
+    ) -> Exchange:
+        limits = self.errand.limits
+        leg = self.leg
+        if leg.failover_s is not None and self.errand.interactive and leg is not self.call.legs[-1]:
+            now = asyncio.get_running_loop().time()
+            left_s = max(leg.failover_s - (now - self.leg_since_s), leg.failover_s / 5)
+            limits = replace(limits, first_token_s=min(limits.first_token_s, left_s))
+
+        def begins(exchange: Exchange) -> None:
+            self.first_token_s = asyncio.get_running_loop().time() - self.started_s
+            if on_token is not None:
+                on_token(exchange)
+            self._tell("first_token")
+
+        show = None if self.errand.on_delta is None else self._show
+        return Exchange(self.upstream, request, ticket, limits, on_delta=show, on_token=begins)
 
     async def _send(self, command: Send) -> Event:
         assert self.ticket is not None  # noqa: S101 (admitted before)
-        self._tell("sent", tries=command.tries)
-        decoder = AnswerDecoder(command.request)
-        self.in_flight = decoder
+        self._tell("sent", tries=command.tries, refusals=self.call.refusals)
         self.first_token_s = None
+        hedge: Hedge | None = None
+        first = self._exchange(command.request, self.ticket, lambda e: hedge.begins(e) if hedge else None)
+        self.in_flight = first
+        if self.errand.hedge_after_s is not None:
+            hedge = Hedge(first, self._second(command.request), self.errand.hedge_after_s, self._lose)
         try:
-            answer = await self._exchange(command.request, decoder)
+            answer = await (hedge.run() if hedge else first.run())
             answer = self.errand.with_value(answer)
         except DeepSeekError as error:
-            return self._broke(error, decoder)
+            return self._broke(error, hedge.taken if hedge else first)
         except asyncio.CancelledError:
-            self.means.gate.leave(self.ticket)
-            self.ticket = None
+            if hedge is not None:
+                self.in_flight, self.ticket = hedge.taken, hedge.taken.ticket
+            self._leave()
             raise
-        self.in_flight = None
-        self.means.gate.answered(self.ticket)
-        self.ticket = None
+        self.in_flight = self.ticket = None
+        (hedge.taken if hedge else first).end()
         cost_usd = self._cost_usd(answer.usage)
         total_usd = None if cost_usd is None or self.cost_usd is None else self.cost_usd + cost_usd
         return Answered(
-            replace(answer, route=self.means.route, first_token_s=self.first_token_s, cost_usd=total_usd)
+            replace(answer, route=self.upstream.route, first_token_s=self.first_token_s, cost_usd=total_usd)
         )
 
-    async def _exchange(self, request: ChatRequest, decoder: AnswerDecoder) -> Answer:
-        trace_id = ""
-        try:
-            async with (
-                Watchdog(self.errand.limits) as watchdog,
-                self.means.transport.post("/chat/completions", request_body(request)) as reply,
-            ):
-                trace_id = reply.trace_id
-                self.means.reached = True
-                if reply.status != 200:
-                    body = bytearray()
-                    async for data in reply.chunks:
-                        body += data[: ERROR_BODY_BYTES - len(body)]
-                    raise error_from_reply(reply.status, bytes(body), reply.headers)
-                async for data in reply.chunks:
-                    watchdog.byte()
-                    before = decoder.progressed
-                    for delta in decoder.feed(data):
-                        self._show(delta)
-                    if decoder.progressed != before:
-                        watchdog.token()
-                        if not before:
-                            self._first_token()
-                    if decoder.done:
-                        break
-                if decoder.done:
-                    await _drain(reply.chunks)
-        except DeepSeekError as error:
-            if decoder.done:
-                return replace(decoder.close(), trace_id=trace_id)
-            error.trace_id = error.trace_id or trace_id or None
-            raise
-        came_whole = not decoder.progressed  # a plain JSON body instead of a stream
-        answer = decoder.close()
-        if came_whole:
-            self._show(Delta(answer.text, answer.reasoning))
-            self._first_token()
-        return replace(answer, trace_id=trace_id)
-
-    def _first_token(self) -> None:
-        self.first_token_s = asyncio.get_running_loop().time() - self.started_s
-        if self.ticket is not None:
-            self.means.gate.first_token(self.ticket)
-        self._tell("first_token")
-
     def _show(self, delta: Delta) -> None:
-        if self.errand.on_delta is not None:
-            self.shown = True
-            self.errand.on_delta(delta)
+        assert self.errand.on_delta is not None  # noqa: S101 (only then it is asked for)
+        self.shown = True
+        self.errand.on_delta(delta)
 
-    def _broke(self, error: DeepSeekError, decoder: AnswerDecoder) -> Event:
+    def _broke(self, error: DeepSeekError, exchange: Exchange) -> Event:
         """Tell admission what the error shows about the server, and hand it to the story."""
-        assert self.ticket is not None  # noqa: S101
         self.in_flight = None
         if self.shown and self.errand.on_delta:
             self.errand.on_delta(Delta(restart=True))
             self.shown = False
-        gate, wait_s = self.means.gate, 0.0
-        unreached = isinstance(error, NeverConnected) and self.means.reached
-        counted = not gate.admission.open and not unreached
-        if isinstance(error, RateLimited):
-            wait_s = gate.refused(self.ticket, overloaded=False, named_limit=error.limit)
-        elif isinstance(error, Overloaded):
-            wait_s = gate.refused(self.ticket, overloaded=True, named_limit=None)
-        elif error.disposition is Disposition.RETRY:
-            gate.faulted(self.ticket)
-        else:
-            gate.answered(self.ticket)
+        self.ticket = exchange.ticket
+        wait_s, counted = exchange.end(error)
         usage = getattr(error, "usage", None)
         if usage is None and isinstance(getattr(error, "answer", None), Answer):
             usage = error.answer.usage  # type: ignore[attr-defined]
         if usage is None and error.charged != "no":
-            usage = decoder.partial().usage
+            usage = exchange.decoder.partial().usage
         return Failed(error, usage, max(wait_s, error.retry_after_s or 0.0), counted)
 
     def _perhaps_charged(self) -> Usage | None:
         """Tokens that may be billed for a request that was under way when the caller went."""
-        decoder, self.in_flight = self.in_flight, None
-        return None if decoder is None else decoder.partial().usage
+        exchange, self.in_flight = self.in_flight, None
+        return None if exchange is None else exchange.decoder.partial().usage
+
+    # -- a second copy
+
+    def _second(self, request: ChatRequest) -> Callable[..., Any]:
+        """What makes the second copy of ``request`` ready: with a place and a reservation of its own."""
+
+        async def ready(on_token: Callable[[Exchange], None]) -> Exchange | None:
+            reservation = self.means.new_reservation()
+            try:
+                self.errand.budget.reserve(reservation, self._worst_usd(request))
+            except BudgetExceeded:
+                return None
+            self.hedge_reservation = reservation
+            ticket = await self.gate.enter(None, self.errand.lane)
+            self._tell("sent", tries=self.call.tries + 1, refusals=self.call.refusals)
+            return self._exchange(request, ticket, on_token)
+
+        return ready
+
+    def _lose(self, exchange: Exchange, error: DeepSeekError | None) -> None:
+        """Book the copy that was not taken: hung up on, it may have been charged."""
+        reservation, self.hedge_reservation = self.hedge_reservation, None
+        if error is None:
+            exchange.upstream.gate(exchange.request.model).leave(exchange.ticket)
+        else:
+            exchange.end(error)
+        if reservation is None:
+            return
+        if error is not None and error.charged == "no":
+            self.errand.budget.release(reservation)
+        else:
+            cost_usd = self._cost_usd(exchange.decoder.partial().usage)
+            self.errand.budget.settle(reservation, cost_usd or 0.0, certain=False)
+            self._note_charge("unknown")
+            self.cost_usd = None if cost_usd is None or self.cost_usd is None else self.cost_usd + cost_usd
+        self.means.announce_settled()
+
+    # -- waiting, and telling
 
     async def _wait(self, command: Wait) -> Event:
         self._tell(
@@ -333,6 +414,9 @@ class Drive:
             tries=command.tries,
             refusals=command.refusals,
             left_s=command.left_s,
+            patience_s=self.errand.policy.patience_s,
+            down_s=self.gate.down_s,
+            charged=self.charged,
         )
         if command.wait_s > 0:
             await asyncio.sleep(command.wait_s)
@@ -341,18 +425,23 @@ class Drive:
     def _tell(self, kind: Any, **details: Any) -> None:
         if not self.means.listeners and self.errand.on_event is None:
             return
-        event = CallEvent(kind, self.errand.lane, asyncio.get_running_loop().time(), **details)
+        event = CallEvent(
+            kind,
+            self.errand.lane,
+            asyncio.get_running_loop().time(),
+            route=self.upstream.route,
+            spent_usd=self.cost_usd,
+            **details,
+        )
         for listener in self.means.listeners:
             listener(event)
         if self.errand.on_event is not None:
             self.errand.on_event(event)
 
 
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read to the end of a body that has said all, so that the connection can be used again."""
-    try:
-        async with asyncio.timeout(AFTER_DONE_S):
-            async for _ in chunks:
-                pass
-    except (TimeoutError, DeepSeekError):
-        return
+async def _withdrawn(entering: asyncio.Future[Ticket], gate: Gate) -> None:
+    """End a wait in line; a place that came at the last moment is given back."""
+    entering.cancel()
+    await asyncio.wait([entering])
+    if not entering.cancelled() and entering.exception() is None:
+        gate.leave(entering.result())

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deepseek_nb.client.watchdog import Limits
+from deepseek_nb.core.admission import INTERACTIVE_LANE
 from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import Answer, ChatRequest
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.wire import Delta
 
@@ -31,12 +33,23 @@ class Errand:
     keep: bool = True
     """Whether the answer is kept in the store."""
     ttl_s: float | None = None
+    fallbacks: tuple[Leg, ...] = ()
+    """Where it is asked next, in order, once the route before kept it waiting for its ``failover_s``."""
+    failover_s: float | None = None
+    """How long the first route may keep it waiting; only with ``fallbacks``."""
+    hedge_after_s: float | None = None
+    """After so long without any byte a second copy is sent; None: never."""
     output_tokens: int = 8192
     """What an answer may have at most where the request does not say: for the reservation."""
     check: Callable[[Answer], Any] | None = None
     """Gives the answer's value, or raises an AnswerInvalid."""
     on_delta: Callable[[Delta], None] | None = None
     on_event: Callable[[CallEvent], None] | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody waits for it: it passes first."""
+        return self.lane >= INTERACTIVE_LANE
 
     def with_value(self, answer: Answer) -> Answer:
         """``answer`` with the value that ``check`` makes of it; raises an AnswerInvalid as ``check`` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from deepseek_nb.core.admission import Admission, Ticket
 
@@ -12,8 +13,9 @@ __all__ = ["Gate"]
 class Gate:
     """Lets coroutines wait for their place. All verbs run in one event loop."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, recall: bool = False) -> None:
         self.admission = admission
+        self.recall = recall
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -65,6 +67,31 @@ class Gate:
         """The holder goes away without having learnt anything."""
         self.admission.leave(ticket, self.now())
         self._pump()
+
+    def sent(self, ticket: Ticket, take_back: Callable[[], None]) -> None:
+        """The holder's request goes on the wire; ``take_back`` hangs it up."""
+
+    def byte(self, ticket: Ticket) -> None:
+        """The first byte came."""
+
+    def recalled(self, ticket: Ticket) -> None:
+        """The holder's request was taken back."""
+        self.leave(ticket)
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether no row is left to send."""
+        return False
+
+    @property
+    def down_s(self) -> float | None:
+        """For how long the server has seemed to be down; None: it has not."""
+        since_s = self.admission.open_since_s
+        return None if since_s is None else self.now() - since_s
+
+    def may_probe(self) -> bool:
+        """Whether a server that seems to be down is to be tried now."""
+        return False
 
     def _pump(self) -> None:
         now = self.now()

@@ -1,58 +1,57 @@
-"""What every drive shares: the adapters, the gate, the prices, the listeners."""
+"""What every drive shares: the upstreams, the store, the prices, the listeners."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from deepseek_nb.adapters.store import AnswerStore
-from deepseek_nb.adapters.transport import Transport
-from deepseek_nb.client.gate import Gate
+from deepseek_nb.client.upstreams import Upstream
 from deepseek_nb.core.errors import DeepSeekError, StoreFailed
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.prices import Price, PriceTable
 from deepseek_nb.core.secret import Secret
 
 __all__ = ["Means"]
 
+FREE = Price(0.0, 0.0, 0.0)
+
 
 class Means:
-    """The means of one client, in one event loop. ``listeners`` are told what happens to each call."""
+    """The means of one client, in one event loop. ``listeners`` are told what happens to each call.
+
+    ``upstream`` gives a server by its name; ``""`` is the client's own.
+    """
 
     def __init__(
         self,
         *,
-        transport: Transport,
+        upstream: Callable[[str], Upstream],
         store: AnswerStore | None,
-        gate: Gate,
         prices: PriceTable,
-        route: str,
-        secrets: tuple[Secret, ...] = (),
+        secrets: Collection[Secret] = (),
         rng: Callable[[], float] = random.random,
         now_utc: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.transport = transport
+        self.upstream = upstream
         self.store = store
-        self.gate = gate
         self.prices = prices
-        self.route = route
         self.secrets = secrets
         self.rng = rng
         self.now_utc = now_utc
         self.listeners: list[Callable[[CallEvent], None]] = []
-        self.reached = False
-        """Whether this server ever answered: from then on a failing connection is an outage, not a typo."""
         self.not_saved: StoreFailed | None = None
         """Why answers that were paid for could not be written to disk; None while all is well."""
         self._settled = asyncio.Event()
         self._numbers = itertools.count(1)
 
-    def price(self, model: str) -> Price | None:
-        """The price of ``model`` now; None where no price is known."""
-        return self.prices.find(model, self.now_utc())
+    def price(self, upstream: Upstream, model: str) -> Price | None:
+        """What ``model`` costs there now; None where no price is known."""
+        known = upstream.price or self.prices.find(model, self.now_utc())
+        return FREE if known is None and upstream.free else known
 
     def new_reservation(self) -> int:
         """A name for one reservation."""

@@ -1,6 +1,7 @@
 """The one road every request takes: equal errands are done once, each by its own drive.
 
-Everything here runs in one event loop. At risk while it runs: the requests in flight. An answer is
+Everything here runs in one event loop. Equal errands of this loop share one drive; those of other
+processes with the same store wait for its claim. At risk while it runs: the requests in flight. An answer is
 committed to disk before it is handed over, so a process killed at any moment loses no answer it has
 shown; what was in flight, and what had arrived but not been committed, is asked and paid again.
 """
@@ -11,11 +12,12 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.client.drive import Drive
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.means import Means
 from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import DeepSeekError
+from deepseek_nb.core.errors import Busy, DeepSeekError
 from deepseek_nb.core.wire import Delta
 
 __all__ = ["Road"]
@@ -30,6 +32,9 @@ class Road(Means):
 
     async def take(self, errand: Errand) -> Answer:
         """Do one errand and give its answer; equal errands under way at the same time are done once.
+
+        Also by other processes with the same store. Where one of them is at it, this call looks for the
+        answer every 50 to 500 ms, for as long as the errand's patience; where that process ends, it asks.
 
         Raises what ended it, a :class:`DeepSeekError`.
         """
@@ -56,7 +61,7 @@ class Road(Means):
         flight.add_done_callback(_look_away)
         self._flights[errand.key] = flight
         try:
-            answer = await Drive(self, errand).run()
+            answer = await self._under_claim(errand)
         except DeepSeekError as error:
             flight.set_exception(error)
             raise
@@ -68,6 +73,28 @@ class Road(Means):
             return answer
         finally:
             del self._flights[errand.key]
+
+    async def _under_claim(self, errand: Errand) -> Answer:
+        """Do the errand while no other process with the same store asks the same."""
+        store = self.store
+        if store is None or not errand.keep:
+            return await Drive(self, errand).run()
+        try:
+            await self._my_turn(store, errand)
+            return await Drive(self, errand).run()  # looks first: it may have been stored meanwhile
+        finally:
+            store.claims.let_go(errand.key)
+
+    async def _my_turn(self, store: AnswerStore, errand: Errand) -> None:
+        patience_s = errand.policy.patience_s
+        try:
+            async with asyncio.timeout(patience_s):
+                await store.my_turn(errand.key, errand.ttl_s)
+        except TimeoutError:
+            raise Busy(
+                f"Another process has been asking the same question for more than {patience_s:g} s.",
+                hint="Nothing was sent from here. Ask again: its answer will be found once it is there.",
+            ) from None
 
 
 def _cancelling() -> bool:

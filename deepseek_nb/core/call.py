@@ -10,7 +10,9 @@ The driver (``client``) carries out one command at a time and answers each with 
     Admit ─► Send ──complete──► Store ─► Settle ─► Finish
        ▲       │
        │       ├─ refused, broke, unusable and patience left: Settle what may have been
-       └─ Wait ┘  charged (or keep the reservation where nothing was), then once more
+       └─ Wait ┤  charged (or keep the reservation where nothing was), then once more
+               ├─ this route kept us waiting for too long and there is another: Settle or
+               │  Release, FallBack, and from the top on that leg, under its own key
                └─ otherwise: Settle or Release ─► Fail
 
 Rules of this room, each a property test over event sequences:
@@ -22,12 +24,15 @@ Rules of this room, each a property test over event sequences:
 * a charged answer that cannot be used is stored too (under ``key~1``, ``key~2``): paid is kept;
 * the sum of the waits stays within the patience;
 * refusals are not tries: only sends the server began to work on are counted; and a fault while
-  the server is known to be down does not use up the request's own.
+  the server is known to be down does not use up the request's own;
+* another leg is taken only where the trouble is the server's (busy, down, broken): a wrong key, an
+  empty account or a refused text is not mended by asking elsewhere; after the last leg comes the
+  first again, as long as the patience lasts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from deepseek_nb.core.chat import Answer, ChatRequest, Usage
@@ -45,9 +50,11 @@ __all__ = [
     "Event",
     "Fail",
     "Failed",
+    "FallBack",
     "Finish",
     "Hit",
     "Interrupted",
+    "Leg",
     "LookUp",
     "Missed",
     "Release",
@@ -57,6 +64,19 @@ __all__ = [
     "Store",
     "Wait",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One of the routes a question may take: what is asked there, under which key."""
+
+    request: ChatRequest
+    key: str
+    failover_s: float | None = None
+    """How long it may keep the call without an answer before the next leg is tried; None: no end."""
+    upstream: str = ""
+    """The driver's name for the server that is asked; empty: the client's own."""
+
 
 # ------------------------------------------------------------------- what the driver is told to do
 
@@ -124,6 +144,15 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class FallBack:
+    """Go on with this leg: what follows is asked there. Answer: Done."""
+
+    leg: int
+    error: DeepSeekError
+    """Why the leg before was given up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The end: here is the answer."""
 
@@ -138,7 +167,7 @@ class Fail:
     """None where the caller interrupted: the driver's own exception goes on."""
 
 
-Command = LookUp | Reserve | Admit | Send | Store | Settle | Release | Wait | Finish | Fail
+Command = LookUp | Reserve | Admit | Send | Store | Settle | Release | Wait | FallBack | Finish | Fail
 
 # --------------------------------------------------------------------------- what the driver answers
 
@@ -179,6 +208,7 @@ class Failed:
     """No usable answer. ``wait_s``: what admission asks to wait before the next try (refusals).
 
     ``counted`` is False for a fault that is not this request's: the server was known to be down.
+    Also the answer to Admit where this leg's server seems to be down and another leg's does not.
     """
 
     error: DeepSeekError
@@ -208,7 +238,7 @@ class Call:
     """The life of one request: feed it events with the time in seconds, it says what to do next.
 
     ``look_up=False`` skips the look-up (somebody has looked), ``keep=False`` the store. ``rng`` gives
-    numbers in [0, 1).
+    numbers in [0, 1). ``fallbacks`` are the legs after the first, in order.
 
     >>> call = Call(request, key="...", policy=RetryPolicy(), rng=lambda: 0.5)   # doctest: +SKIP
     >>> call.start(0.0)                                                          # doctest: +SKIP
@@ -224,9 +254,11 @@ class Call:
         rng: Callable[[], float],
         look_up: bool = True,
         keep: bool = True,
+        failover_s: float | None = None,
+        fallbacks: Sequence[Leg] = (),
     ) -> None:
-        self.request = request
-        self.key = key
+        self.legs = (Leg(request, key, failover_s), *fallbacks)
+        self.leg = 0
         self.policy = policy
         self.rng = rng
         self.look_up = look_up
@@ -240,11 +272,23 @@ class Call:
         self.unusable: list[Answer] = []
         self._reserved = False
         self._started_s = 0.0
+        self._leg_since_s = 0.0
+        self._laps = 0  # times the last leg failed too
         self._story = self._tell()
+
+    @property
+    def request(self) -> ChatRequest:
+        """What is asked on this leg, as it was first asked."""
+        return self.legs[self.leg].request
+
+    @property
+    def key(self) -> str:
+        """Under which its answer is kept."""
+        return self.legs[self.leg].key
 
     def start(self, now: float) -> Command:
         """The first command."""
-        self._started_s = now
+        self._started_s = self._leg_since_s = now
         return next(self._story)
 
     def next(self, event: Event, now: float) -> Command:
@@ -254,44 +298,78 @@ class Call:
     # ------------------------------------------------------------------------------------- the story
 
     def _tell(self) -> Story:
-        if self.look_up:
-            event, _ = yield LookUp(self.key)
-            if isinstance(event, Hit):
-                yield Finish(event.answer)
+        while True:
+            if self.look_up:
+                event, _ = yield LookUp(self.key)
+                if isinstance(event, Hit):
+                    yield Finish(event.answer)
+                    return
+                if isinstance(event, Interrupted):
+                    yield Fail(None)
+                    return
+            error = yield from self._ask_here()
+            if error is None:
                 return
+            self.leg = (self.leg + 1) % len(self.legs)
+            event, now = yield FallBack(self.leg, error)
+            if not isinstance(event, Interrupted) and self.leg == 0:
+                event, now = yield from self._rest(error, now)
             if isinstance(event, Interrupted):
                 yield Fail(None)
                 return
+            if isinstance(event, Failed):
+                yield Fail(self._last_word(event.error, now - self._started_s))
+                return
+            self._leg_since_s = now
+            if self._laps == 0:
+                self.faults = 0
+
+    def _rest(
+        self, error: DeepSeekError, now: float
+    ) -> Generator[Command, tuple[Event, float], tuple[Event, float]]:
+        """A pause after the last leg, before the first is tried again; Failed where the patience is over."""
+        self._laps += 1
+        wait_s = self.policy.fault_wait_s(self._laps, error, self.rng)
+        waited_s = now - self._started_s
+        if self.policy.patience_s is not None and waited_s + wait_s > self.policy.patience_s:
+            return Failed(error), now
+        return (yield self._waiting(wait_s, error, waited_s))
+
+    def _ask_here(self) -> Generator[Command, tuple[Event, float], DeepSeekError | None]:
+        """Ask on this leg. Gives None when the story has ended, or why to go on with the next leg."""
         request, again = self.request, False
         while True:
             if not self._reserved:
                 event, _ = yield Reserve(request)
                 if isinstance(event, Denied):
                     yield Fail(event.error)
-                    return
+                    return None
                 if isinstance(event, Interrupted):  # while it waited for room: nothing was set aside
                     yield Fail(None)
-                    return
+                    return None
                 self._reserved = True
-            event, _ = yield Admit(again)
+            event, now = yield Admit(again)
             if isinstance(event, Interrupted):
                 yield from self._end(Fail(None), None)
-                return
+                return None
+            if isinstance(event, Failed):  # it seems to be down here, and another leg is not
+                yield from self._release()
+                return event.error
             event, now = yield Send(request, self.tries + 1)
             if isinstance(event, Answered):
                 yield from self._keep(event.answer, now)
-                return
+                return None
             if isinstance(event, Interrupted):
                 yield from self._end(Fail(None), event.usage)
-                return
+                return None
             assert isinstance(event, Failed)  # noqa: S101 (the driver's contract)
             wait = yield from self._account(event, now)
-            if wait is None:
-                return
+            if not isinstance(wait, Wait):
+                return wait
             event, _ = yield wait
             if isinstance(event, Interrupted):
                 yield from self._end(Fail(None), None)
-                return
+                return None
             if wait.error.disposition is Disposition.REPAIR and isinstance(wait.error, AnswerInvalid):
                 request = repaired(self.request, wait.error, self.repairs)
             again = True
@@ -312,8 +390,13 @@ class Call:
             yield Store(self.key, answer)
         yield from self._end(Finish(answer), answer.usage, certain=True)
 
-    def _account(self, failed: Failed, now: float) -> Generator[Command, tuple[Event, float], Wait | None]:
-        """A failed try: book it, keep what was paid, and decide between waiting and giving up."""
+    def _account(
+        self, failed: Failed, now: float
+    ) -> Generator[Command, tuple[Event, float], Wait | DeepSeekError | None]:
+        """A failed try: book it, keep what was paid, and decide: wait, take another leg, or give up.
+
+        Gives the wait, the reason for another leg, or None when the story has ended.
+        """
         error = failed.error
         if error.disposition is Disposition.REFUSED:
             self.refusals += 1
@@ -335,14 +418,37 @@ class Call:
             self._reserved = False
             yield Settle(usage, certain=error.charged == "yes")
         waited_s = now - self._started_s
+        if self._leaves(error, now, wait_s, waited_s):
+            yield from self._release()  # another leg has another price
+            return error
         if self.policy.gives_up(
             error, faults=self.faults, repairs=self.repairs, waited_s=waited_s, wait_s=wait_s
         ):
             yield from self._end(Fail(self._last_word(error, waited_s)), None)
             return None
+        return self._waiting(wait_s, error, waited_s)
+
+    def _waiting(self, wait_s: float, error: DeepSeekError, waited_s: float) -> Wait:
         self.waited_s += wait_s
         left_s = None if self.policy.patience_s is None else self.policy.patience_s - waited_s - wait_s
         return Wait(wait_s, error, self.tries, self.refusals, left_s)
+
+    def _release(self) -> Generator[Command, tuple[Event, float], None]:
+        """End the open reservation, if there is one, as one that cost nothing."""
+        if self._reserved:
+            self._reserved = False
+            yield Release()
+
+    def _leaves(self, error: DeepSeekError, now: float, wait_s: float, waited_s: float) -> bool:
+        """Whether the next leg is to be tried, rather than this one again."""
+        if len(self.legs) == 1 or error.disposition not in (Disposition.REFUSED, Disposition.RETRY):
+            return False
+        if self.policy.patience_s is not None and waited_s > self.policy.patience_s:
+            return False
+        failover_s = self.legs[self.leg].failover_s
+        if self.faults > self.policy.max_faults:  # on the last leg that is the end
+            return self.leg + 1 < len(self.legs)
+        return failover_s is not None and now - self._leg_since_s + wait_s > failover_s
 
     def _end(self, last: Command, usage: Usage | None, *, certain: bool = False) -> Story:
         """Close the reservation if one is open, then say the last word."""

@@ -159,6 +159,11 @@ class Answer:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def origin(self) -> str:
+        """Which route and model gave it, such as ``"api.deepseek.com/deepseek-flash"``."""
+        return self.fingerprint.rsplit("_", 2)[0] or self.route
+
     def to_json(self) -> dict[str, Any]:
         """What the store keeps: plain JSON values, without ``value`` (it is made again from ``text``)."""
         kept: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}  # asdict() would copy it all

@@ -21,7 +21,8 @@
     ├── Theirs                   the same request may work later
     │   ├── Busy                 the server had no room; nothing was charged
     │   │   ├── RateLimited      429: more in flight than the account may have
-    │   │   └── Overloaded       503: no capacity
+    │   │   ├── Overloaded       503: no capacity
+    │   │   └── Recalled         we hung up ourselves, for an interactive call
     │   ├── ServerFault          500, 502, 504 or an error page
     │   ├── TransportFailed      the connection failed
     │   │   ├── NeverConnected   nothing was sent
@@ -68,6 +69,7 @@ __all__ = [
     "NeverConnected",
     "Overloaded",
     "RateLimited",
+    "Recalled",
     "RequestInvalid",
     "SchemaError",
     "SchemaMismatch",
@@ -264,6 +266,15 @@ class RateLimited(Busy):
 
 class Overloaded(Busy):
     """503: the server has no capacity."""
+
+
+class Recalled(Busy):
+    """We hung up on a bulk request that waited in the server's queue, so that an interactive call passes.
+
+    It is asked again. Whether the server charges for a request it never began is not documented.
+    """
+
+    charged: Literal["no", "yes", "unknown"] = "unknown"
 
 
 class ServerFault(Theirs):

@@ -1,40 +1,15 @@
-"""What happens to a call, as small frozen events, and the figures a listener makes of them.
-
-The client emits events; progress bars, panels, logs and metrics listen. No arrow runs up, and
-nothing is computed when nobody listens.
-"""
+"""The figures a listener makes of what happens to calls: counts, rates, durations in constant memory."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
 
-from deepseek_nb.core.chat import Answer, Usage
-from deepseek_nb.core.errors import DeepSeekError
+from deepseek_nb.core.chat import Usage
+from deepseek_nb.core.events import CallEvent
 
-__all__ = ["CallEvent", "Histogram", "Metrics"]
-
-Kind = Literal["hit", "sent", "first_token", "waiting", "answered", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class CallEvent:
-    """One thing that happened to one call. Fields that do not apply are None or 0."""
-
-    kind: Kind
-    lane: int
-    at_s: float
-    """On the client's monotonic clock."""
-    tries: int = 0
-    refusals: int = 0
-    error: DeepSeekError | None = None
-    """Why it waits, or why it failed."""
-    wait_s: float = 0.0
-    left_s: float | None = None
-    """Patience that remains; None: no end."""
-    answer: Answer | None = None
+__all__ = ["Histogram", "Metrics"]
 
 
 class Histogram:

@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from deepseek_nb.core.chat import Answer, ChatRequest, Usage
 from deepseek_nb.core.errors import (
@@ -41,7 +41,7 @@ from deepseek_nb.core.errors import (
 )
 from deepseek_nb.core.tokens import estimate_request_tokens, estimate_tokens
 
-__all__ = ["AnswerDecoder", "Delta", "error_from_reply", "request_body"]
+__all__ = ["AnswerDecoder", "Delta", "Dialect", "error_from_reply", "request_body"]
 
 KEPT_BODY_CHARS = 500
 WHITESPACE_RUN_CHARS = 1024
@@ -53,32 +53,38 @@ _NAMED_LIMIT = re.compile(r"concurrency limit of (\d+)")
 _BLANK_TAIL = re.compile(r"\s*\Z")
 
 
+Dialect = Literal["deepseek", "openai"]
+"""What a request may hold: all of DeepSeek's fields, or only those that other servers take too."""
+
+
 # ------------------------------------------------------------------------------ to the server
 
 
-def request_body(request: ChatRequest, *, stream: bool = True) -> bytes:
+def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect = "deepseek") -> bytes:
     """The body of ``POST /chat/completions``: compact JSON, messages before parameters.
 
     Nothing is sent that was not asked for, except ``stream``: a field left at None is left to
-    the server's default.
+    the server's default. The dialect "openai" leaves out what only DeepSeek's server knows: other
+    servers may refuse a field that they do not know.
     """
+    deepseek = dialect == "deepseek"
     body: dict[str, Any] = {"model": request.model}
     messages: list[dict[str, Any]] = []
     for message in request.messages:
         turn: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.reasoning is not None:
+        if message.reasoning is not None and deepseek:
             turn["reasoning_content"] = message.reasoning
-        if message.prefix:
+        if message.prefix and deepseek:
             turn["prefix"] = True
         messages.append(turn)
     body["messages"] = messages
-    if request.thinking is not None:
+    if request.thinking is not None and deepseek:
         body["thinking"] = {"type": "enabled" if request.thinking else "disabled"}
     if request.json_mode:
         body["response_format"] = {"type": "json_object"}
     for name in ("reasoning_effort", "max_tokens", "temperature", "top_p", "user_id"):
         value = getattr(request, name)
-        if value is not None:
+        if value is not None and (deepseek or name != "user_id"):
             body[name] = value
     if request.stop:
         body["stop"] = list(request.stop)

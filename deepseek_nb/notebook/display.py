@@ -18,8 +18,7 @@ from typing import Any
 from IPython.display import publish_display_data
 
 from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import DeepSeekError
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent, cause, duration, waiting_line
 from deepseek_nb.core.wire import Delta
 from deepseek_nb.notebook.views import METADATA_KEY, draft, facts, final, note
 
@@ -35,9 +34,6 @@ BYTES_FACTOR = 30
 """The final state, in two forms, comes on top: 40 is the promise."""
 ENVELOPE_BYTES = 1000
 """What one message weighs without its text."""
-
-_CHARGED = {"no": "nothing charged", "unknown": "perhaps charged", "yes": "charged"}
-_CHARGED_RANK = tuple(_CHARGED)
 
 Publish = Callable[[Mapping[str, str], Mapping[str, Any]], None]
 
@@ -83,9 +79,8 @@ class Screen:
         self._shown: str | None = None
         """What of the text is on the screen; None: a line, or nothing."""
         self._there = False
-        self._charged = "no"
         self._started_s = self._since_s = now()
-        self._line: Callable[[float], str] = lambda passed_s: f"asking, {_passed(passed_s)} so far"
+        self._line: Callable[[float], str] = lambda passed_s: f"asking, {duration(passed_s)} so far"
         self._line_due_s = self._started_s + QUIET_S
         self._last_s = -math.inf
 
@@ -96,17 +91,20 @@ class Screen:
         if isinstance(news, Delta):
             self._take_piece(news)
         elif news.kind == "waiting" and news.error is not None:
-            self._set_line(self._waiting_line(news, news.error), at_once=True)
+            self._set_line(lambda passed_s: waiting_line(news, passed_s), at_once=True)
+        elif news.kind == "fallback" and news.error is not None:
+            told = f"{cause(news.error)}: asking {news.route} now"
+            self._set_line(lambda passed_s: f"{told}, {duration(passed_s)} so far", at_once=True)
         elif news.kind == "sent" and news.tries + news.refusals > 1:
-            self._set_line(lambda passed_s: f"asking again, {_passed(passed_s)} so far")
+            self._set_line(lambda passed_s: f"asking again, {duration(passed_s)} so far")
 
     def _take_piece(self, piece: Delta) -> None:
         if piece.restart:
             self.text = self.reasoning = ""
             self._shown = None
-            self._set_line(lambda passed_s: f"the answer broke off, {_passed(passed_s)} ago", at_once=True)
+            self._set_line(lambda passed_s: f"the answer broke off, {duration(passed_s)} ago", at_once=True)
         if piece.reasoning and not self.reasoning:
-            self._set_line(lambda passed_s: f"thinking, {_passed(passed_s)} so far", at_once=True)
+            self._set_line(lambda passed_s: f"thinking, {duration(passed_s)} so far", at_once=True)
         self.reasoning += piece.reasoning
         self.text += piece.text
         self._received_bytes += len(piece.text.encode("utf-8", "replace"))
@@ -114,18 +112,6 @@ class Screen:
     def _set_line(self, told: Callable[[float], str], *, at_once: bool = False) -> None:
         self._line, self._since_s = told, self._now()
         self._line_due_s = self._since_s + (0.0 if at_once else QUIET_S)
-
-    def _waiting_line(self, event: CallEvent, error: DeepSeekError) -> Callable[[float], str]:
-        self._charged = max(self._charged, error.charged, key=_CHARGED_RANK.index)
-        head = f"{_cause(error)}, try {event.tries + event.refusals}"
-
-        def told(passed_s: float) -> str:
-            parts = [head, f"next in {_ahead(event.wait_s - passed_s)}"]
-            if event.left_s is not None:
-                parts.append(f"{_ahead(event.left_s - passed_s)} left")
-            return ", ".join([*parts, _CHARGED[self._charged]])
-
-        return told
 
     # -- when to show it
 
@@ -190,26 +176,3 @@ class Screen:
         """No answer: nothing stays that looks like one."""
         if self._there:
             self._show(note("no answer"))
-
-
-def _cause(error: DeepSeekError) -> str:
-    """A few words of our own: what a server says is shown nowhere but in errors."""
-    words = {
-        "Busy": "busy",
-        "ServerFault": "server error",
-        "NeverConnected": "no connection",
-        "ConnectionLost": "connection lost",
-        "WentSilent": "went silent",
-        "StreamBroken": "the answer broke off",
-        "AnswerInvalid": "the answer could not be used",
-    }
-    cause = next((words[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in words), "failed")
-    return f"{cause} ({error.status})" if error.status else cause
-
-
-def _passed(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _ahead(seconds: float) -> str:
-    return _passed(max(0, math.ceil(seconds)))

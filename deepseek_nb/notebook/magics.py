@@ -71,7 +71,7 @@ class DeepSeekMagics(Magics):
     )
     cache = Bool(None, allow_none=True, help="Whether answers are kept and found again.").tag(config=True)
     budget_usd = Float(None, allow_none=True, min=0.0, help="What one call may cost.").tag(config=True)
-    patience_min = Float(
+    patience = Float(
         None, allow_none=True, min=0.0, help="Minutes to keep trying while the server is busy."
     ).tag(config=True)
     thinking = Bool(None, allow_none=True, help="Whether the model thinks first.").tag(config=True)
@@ -132,7 +132,7 @@ class DeepSeekMagics(Magics):
             "ttl_s": parse_duration_s(self.ttl) if self.ttl else None,
             "cache": self.cache,
             "budget_usd": self.budget_usd,
-            "patience_s": None if self.patience_min is None else self.patience_min * 60,
+            "patience": self.patience,
             "thinking": self.thinking,
         }
         given = {name: value for name, value in vars(read.options).items() if name in options}

@@ -16,7 +16,7 @@ from typing import Any
 from IPython.core import magic_arguments as ipython_arguments
 from IPython.core.error import UsageError
 
-from deepseek_nb.adapters.settings import parse_duration_s
+from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.notebook.views import VIEWS
 
@@ -53,11 +53,9 @@ def _usd(text: str) -> float:
     return amount_usd
 
 
-def _patience_s(text: str) -> float:
-    try:
-        return parse_duration_s(float(text) * 60)
-    except ValueError:
-        return parse_duration_s(text)
+def _patience(text: str) -> str:
+    parse_patience_s(text)
+    return text
 
 
 def _temperature(text: str) -> float:
@@ -93,9 +91,8 @@ _ARGUMENTS = (
     argument("--budget", dest="budget_usd", metavar="USD", type=_usd, help="Not sent if it could cost more."),
     argument(
         "--patience",
-        dest="patience_s",
         metavar="MIN",
-        type=_patience_s,
+        type=_patience,
         help="Minutes to keep trying while the server is busy (or 90s, 1h).",
     ),
     argument("--thinking", action="store_true", default=None, help="Let the model think first."),

@@ -12,7 +12,7 @@ import warnings
 from contextlib import closing
 
 import pytest
-from children import run_code, run_until_killed, start
+from children import run_code, run_until_killed, start, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_disk import small_disk
@@ -436,7 +436,7 @@ def test_a_claim_is_let_go_after_cancel_and_error(store):
 
     async def main():
         await store.once("k", slow, across_processes=True, lease_s=0.15)
-        assert other.claim("k")
+        wait_for(lambda: other.claim("k"))
         assert other.release("k")
         with pytest.raises(OSError, match="gone"):
             await store.once("k", broken, across_processes=True)
@@ -445,7 +445,7 @@ def test_a_claim_is_let_go_after_cancel_and_error(store):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert other.claim("k")
+        wait_for(lambda: other.claim("k"))
         task = asyncio.create_task(
             store.once("k", slow, across_processes=True)
         )  # waits for the other's claim

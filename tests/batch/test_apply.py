@@ -32,12 +32,14 @@ def test_every_row_gets_its_own_answer_on_the_callers_index(frame, client, ticke
         "urgency",
         "status",
         "error",
+        "route",
         "attempts",
         "cached",
         "tokens",
         "cost_usd",
         "latency_s",
     ]
+    assert set(out.route) == {f"{sandbox.base_url.removeprefix('http://')}/deepseek-flash"}
     assert out.index.equals(frame.index)
     assert (out["status"] == "done").all()
     assert [text.split()[1] for text in frame["text"]] == out["label"].tolist()
@@ -281,7 +283,7 @@ def test_a_server_that_gives_nothing_ends_the_patience_not_the_rows(frame, clien
     """Only 503s: the job stops after its patience, every row pending, nothing charged, and resumes."""
     sandbox.faults = FaultScript.always("busy_503")
     with pytest.raises(errors.Busy, match="gave no answer for 1 s"):
-        run(frame, client, schema=ticket, job="p", patience_s=1)
+        run(frame, client, schema=ticket, job="p", patience="1s")
     assert sandbox.log.cost_usd == 0
     sandbox.faults = None
     assert (run(frame, client, schema=ticket, job="p")["status"] == "done").all()

@@ -11,7 +11,7 @@ import pytest
 
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.core import errors
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent
 from deepseek_nb.sandbox import Fault, FaultScript, Sandbox
 
 QUESTION = "The sky is blue. Grass is green. What is blue?"
@@ -206,7 +206,7 @@ def test_patience_ends_a_busy_call_with_nothing_charged(sandbox, with_client):
     """Only refusals: after the patience the caller hears how often it was tried."""
     sandbox.faults = FaultScript.always("busy_503")
     with pytest.raises(errors.Overloaded, match=r"asked \d+ times") as caught:
-        with_client(lambda c: c.ask(QUESTION, patience_s=1.0))
+        with_client(lambda c: c.ask(QUESTION, patience="1s"))
     assert caught.value.charged == "no"
     assert caught.value.cost_usd == 0
     assert sandbox.log.cost_usd == 0
@@ -403,7 +403,7 @@ def test_an_unreachable_host_is_told_after_the_patience(tmp_path):
 
     async def ask() -> None:
         async with AsyncClient(base_url="http://127.0.0.1:9", api_key="k" * 20, data_dir=tmp_path) as client:
-            await client.ask("x", patience_s=0.5)
+            await client.ask("x", patience="0.5s")
 
     with pytest.raises(errors.NeverConnected, match=r"127\.0\.0\.1:9") as caught:
         asyncio.run(ask())

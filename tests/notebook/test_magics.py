@@ -101,7 +101,7 @@ def test_options_reach_the_client(shell, monkeypatch):
         "ttl_s": 1800.0,
         "cache": False,
         "budget_usd": 0.5,
-        "patience_s": 180.0,
+        "patience": "3",
         "thinking": False,
         "model": "m",
         "view": "text",
@@ -111,7 +111,7 @@ def test_options_reach_the_client(shell, monkeypatch):
     assert given == {"priority": 5, "view": "markdown"}
     given.clear()
     run(shell, "--patience 90s --thinking just this")
-    assert (given["patience_s"], given["thinking"]) == (90.0, True)
+    assert (given["patience"], given["thinking"]) == ("90s", True)
 
 
 def test_config_sets_the_defaults_within_bounds(shell, monkeypatch):
@@ -120,7 +120,7 @@ def test_config_sets_the_defaults_within_bounds(shell, monkeypatch):
     given = {}
     monkeypatch.setattr(magics, "_carry", lambda prompt, options, view: given.update(options) or Answer("x"))
     traits = "model='m' system='s' temperature=1.5 max_tokens=9 ttl='1h' cache=False budget_usd=0.1"
-    for setting in (*traits.split(), "patience_min=2.0", "thinking=True", "priority=4"):
+    for setting in (*traits.split(), "patience=2.0", "thinking=True", "priority=4"):
         shell.run_line_magic("config", f"DeepSeekMagics.{setting}")
     run(shell, "--model other hello")
     assert given == {
@@ -131,7 +131,7 @@ def test_config_sets_the_defaults_within_bounds(shell, monkeypatch):
         "ttl_s": 3600.0,
         "cache": False,
         "budget_usd": 0.1,
-        "patience_s": 120.0,
+        "patience": 2.0,
         "thinking": True,
         "priority": 4,
     }

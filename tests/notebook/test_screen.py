@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import AnswerEmpty, ConnectionLost, Overloaded, RateLimited
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.errors import AnswerEmpty, ConnectionLost, Overloaded, RateLimited, WentSilent
+from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.wire import Delta
 from deepseek_nb.notebook.display import ENVELOPE_BYTES, Screen
 
@@ -45,10 +45,9 @@ class Watched:
         return sum(ENVELOPE_BYTES + sum(len(v.encode()) for v in b.values()) for _, b, _ in self.published)
 
 
-def waiting(error, *, wait_s=12.0, left_s=180.0, tries=0, refusals=4) -> CallEvent:
-    return CallEvent(
-        "waiting", 5, 0.0, error=error, wait_s=wait_s, left_s=left_s, tries=tries, refusals=refusals
-    )
+def waiting(error, *, wait_s=12.0, left_s=180.0, tries=0, refusals=4, **more) -> CallEvent:
+    figures = {"wait_s": wait_s, "left_s": left_s, "tries": tries, "refusals": refusals}
+    return CallEvent("waiting", 5, 0.0, error=error, **(figures | more))
 
 
 def test_the_first_text_is_shown_at_once_and_then_ten_times_a_second():
@@ -128,7 +127,15 @@ def test_nothing_is_said_for_a_second():
         ),
         (
             waiting(AnswerEmpty("x"), tries=1, refusals=1, left_s=30),
-            "the answer could not be used, try 2, next in 12 s, 30 s left, charged",
+            "the answer could not be used, try 2, next in 12 s, 42 s left, charged",
+        ),
+        (
+            waiting(Overloaded("x", status=503), patience_s=600.0, down_s=34.0),
+            "busy (503), try 4, server down for 34 s, next in 12 s, 3 min left of 10 min, nothing charged",
+        ),
+        (
+            waiting(WentSilent("x"), tries=2, refusals=0, charged="unknown", spent_usd=0.0123, down_s=3.0),
+            "went silent, try 2, next in 12 s, 3 min left, perhaps charged, $0.0123 so far",
         ),
     ],
 )
@@ -144,7 +151,7 @@ def test_what_may_have_been_charged_is_not_forgotten():
     """After one broken answer a later refusal does not say 'nothing charged'."""
     watched = Watched()
     watched.screen.take(waiting(ConnectionLost("x"), tries=1, refusals=0))
-    watched.screen.take(waiting(Overloaded("x", status=503), tries=1, refusals=1))
+    watched.screen.take(waiting(Overloaded("x", status=503), tries=1, refusals=1, charged="unknown"))
     watched.pass_s(0.001)
     assert watched.lines[-1].endswith("perhaps charged")
 

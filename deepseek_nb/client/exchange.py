@@ -1,0 +1,156 @@
+"""One request on the wire, once: sent, watched, its answer read to the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from deepseek_nb.client.upstreams import Upstream
+from deepseek_nb.client.watchdog import Limits, Watchdog
+from deepseek_nb.core.admission import Ticket
+from deepseek_nb.core.chat import Answer, ChatRequest
+from deepseek_nb.core.errors import (
+    DeepSeekError,
+    Disposition,
+    NeverConnected,
+    Overloaded,
+    RateLimited,
+    Recalled,
+)
+from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body
+
+__all__ = ["Exchange"]
+
+ERROR_BODY_BYTES = 64 * 1024
+AFTER_DONE_S = 1.0
+"""How long the end of the body may take once the stream said it is done."""
+
+
+class Exchange:
+    """One request sent with the place that ``ticket`` holds. ``await run()`` once, then :meth:`end`.
+
+    ``on_token`` is told when the answer begins; ``on_delta`` gets its pieces.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        request: ChatRequest,
+        ticket: Ticket,
+        limits: Limits,
+        *,
+        on_delta: Callable[[Delta], None] | None = None,
+        on_token: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        self.upstream = upstream
+        self.request = request
+        self.ticket = ticket
+        self.limits = limits
+        self.decoder = AnswerDecoder(request)
+        self.spoke = False
+        """Whether any byte of a reply came, a status line included."""
+        self.began = False
+        """Whether the answer began."""
+        self.muted = False
+        """Whether its pieces are kept from the caller: another exchange's answer is taken."""
+        self._gate = upstream.gate(request.model)
+        self._on_delta = on_delta
+        self._on_token = on_token
+        self._watchdog: Watchdog | None = None
+
+    async def run(self) -> Answer:
+        """Send it and read the answer to its end. Raises what ended it, a :class:`DeepSeekError`."""
+        trace_id, decoder, gate = "", self.decoder, self._gate
+        at_the_end = None if self.ticket.interactive else lambda: gate.at_the_end
+        try:
+            async with Watchdog(self.limits, at_the_end) as self._watchdog:
+                gate.sent(self.ticket, self.take_back)
+                body = request_body(self.request, dialect=self.upstream.dialect)
+                async with self.upstream.transport.post("/chat/completions", body) as reply:
+                    trace_id = reply.trace_id
+                    self._speaks()
+                    if reply.status != 200:
+                        said = bytearray()
+                        async for data in reply.chunks:
+                            said += data[: ERROR_BODY_BYTES - len(said)]
+                        raise error_from_reply(reply.status, bytes(said), reply.headers)
+                    await self._read(reply.chunks, self._watchdog)
+        except DeepSeekError as error:
+            if decoder.done:
+                return replace(decoder.close(), trace_id=trace_id)
+            error.trace_id = error.trace_id or trace_id or None
+            raise
+        answer = decoder.close()
+        if not self.began:  # a plain JSON body instead of a stream
+            self._begin()
+            self._show(Delta(answer.text, answer.reasoning))
+        return replace(answer, trace_id=trace_id)
+
+    async def _read(self, chunks: AsyncIterator[bytes], watchdog: Watchdog) -> None:
+        decoder = self.decoder
+        async for data in chunks:
+            watchdog.byte()
+            before = decoder.progressed
+            deltas = list(decoder.feed(data))
+            if decoder.progressed != before:
+                watchdog.token()
+                if not before:
+                    self._begin()
+            for delta in deltas:
+                self._show(delta)
+            if decoder.done:
+                await _drain(chunks)
+                return
+
+    def _speaks(self) -> None:
+        self.upstream.reached = self.spoke = True
+        if self._watchdog is not None:
+            self._watchdog.byte()
+        self._gate.byte(self.ticket)
+
+    def _begin(self) -> None:
+        self.began = True
+        self._gate.first_token(self.ticket)
+        if self._on_token is not None:
+            self._on_token(self)
+
+    def _show(self, delta: Delta) -> None:
+        if self._on_delta is not None and not self.muted:
+            self._on_delta(delta)
+
+    def take_back(self) -> None:
+        """Hang up: the place is needed for an interactive call."""
+        if self._watchdog is not None:
+            self._watchdog.hang_up(Recalled("We hung up, so that an interactive call could pass."))
+
+    def end(self, error: DeepSeekError | None = None) -> tuple[float, bool]:
+        """Tell the gate how it ended: with an answer (None), or with ``error``.
+
+        Gives the seconds to wait before the next try (refusals), and whether the fault counts as
+        this request's own: not where the server was known to be down.
+        """
+        gate, ticket, wait_s = self._gate, self.ticket, 0.0
+        unreached = isinstance(error, NeverConnected) and self.upstream.reached
+        counted = gate.down_s is None and not unreached
+        if isinstance(error, Recalled):
+            gate.recalled(ticket)
+        elif isinstance(error, RateLimited):
+            wait_s = gate.refused(ticket, overloaded=False, named_limit=error.limit)
+        elif isinstance(error, Overloaded):
+            wait_s = gate.refused(ticket, overloaded=True, named_limit=None)
+        elif error is not None and error.disposition is Disposition.RETRY:
+            gate.faulted(ticket)
+        else:
+            gate.answered(ticket)
+        return wait_s, counted
+
+
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read to the end of a body that has said all, so that the connection can be used again."""
+    try:
+        async with asyncio.timeout(AFTER_DONE_S):
+            async for _ in chunks:
+                pass
+    except (TimeoutError, DeepSeekError):
+        return
