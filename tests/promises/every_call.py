@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 import deepseek_nb as ds
+from deepseek_nb.client.routes import Route
 
 SHARED_SECRET = "DEEPSEEK_NB_JWT_CLIENT_SECRET"
 FOLDER = Path(sys.argv[1])
@@ -102,14 +103,8 @@ async def in_a_loop(**settings: Any) -> None:
         except Exception as error:  # noqa: BLE001
             show_error(error)
         show(attempt_error)
-        for part in (
-            client,
-            client.settings,
-            client.road,
-            client.road.transport,
-            client.road.gate,
-            client.metrics,
-        ):
+        server = client.road.upstream("")
+        for part in (client, client.settings, client.road, server, server.transport, server.gate("m")):
             print(repr(part), repr(getattr(part, "__dict__", None)))
 
 
@@ -147,6 +142,11 @@ def main() -> None:
         attempt(lambda wrong=wrong: ds.configure(**({"api_key": key()} | wrong())).ask("?"))
         attempt(lambda wrong=wrong: ds.AsyncClient(**({"api_key": key()} | wrong())))
     attempt(lambda: ds.Client(key()))
+    elsewhere = {"base_url": "https://gateway.example", "model": "m"}
+    show(Route(**elsewhere, api_key=key()))
+    attempt(lambda: ds.Client(fallback=[elsewhere | {"api_key": key(), "nonsense": 1}]))
+    attempt(lambda: ds.Client(fallback=[elsewhere | {"api_key": key(), "base_url": "ftp://x"}]))
+    attempt(lambda: ds.Client(fallback=Route(**elsewhere, api_key=key())).aio)
     attempt(lambda: client.settings.replace(api_key=key(), priority=9))
     attempt(lambda: ds.use_sandbox())
     attempt(lambda: ds.ask("Is it there?"))
