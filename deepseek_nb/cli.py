@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from deepseek_nb import __version__
 from deepseek_nb.core.errors import ConfigError, DeepSeekError
@@ -32,8 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains of what it cannot read without repeating a key: the complaint ends up in logs."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"(--?[\w-]*(?:key|token|secret)[\w-]*[= ]|sk-)[^\s'\"]+", r"\1****", message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deepseek-nb",
         description="DeepSeek for notebooks and DataFrames: gets the work through a busy server.",
         epilog="Settings come from the environment (DEEPSEEK_API_KEY, DEEPSEEK_NB_...) and from "

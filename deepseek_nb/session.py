@@ -6,6 +6,7 @@ import atexit
 import threading
 from typing import Any
 
+from deepseek_nb.adapters.settings import hidden
 from deepseek_nb.client.aio import Prompt
 from deepseek_nb.client.sync import Client, Stream
 from deepseek_nb.core.chat import Answer
@@ -39,6 +40,7 @@ def configure(**settings: Any) -> Client:
     >>> configure(model="deepseek-v4-pro", budget_usd=2.00)       # doctest: +SKIP
     """
     global _client
+    settings = hidden(settings)
     with _lock:
         made = Client(**settings)
         old, _client = _client, made

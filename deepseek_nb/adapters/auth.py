@@ -46,15 +46,15 @@ class ApiKey(httpx.Auth):
     """
 
     def __init__(self, key: Secret | str, *, origin: str) -> None:
-        bare = Secret(key).reveal().strip()
-        if not re.fullmatch(r"[!-~]+", bare):
+        key = Secret(Secret(key).reveal().strip())  # no frame of ours holds it bare, should it be shown
+        self._key, self._origin = key, ""
+        if not re.fullmatch(r"[!-~]+", key.reveal()):
             what = (
-                "holds characters no key has (spaces, line ends, full-width letters)" if bare else "is empty"
+                "holds characters no key has (spaces, line ends, full-width letters)" if key else "is empty"
             )
             raise ConfigError(
                 f"The API key {what}.", hint="Copy it again from platform.deepseek.com, API keys."
             )
-        self._key = Secret(bare)
         self._origin = _origin(origin)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
@@ -98,12 +98,14 @@ class JWTBearer(httpx.Auth):
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        secret = Secret(secret)  # no frame of ours holds it bare, should it be shown
+        self._secret = secret
+        self._claims = {"iss": issuer or client_id, "sub": client_id, "scope": scope}
         if not client_id:
             raise ConfigError("client_id is empty.")
         if not 1 <= lifetime_s <= MAX_LIFETIME_S:
             raise ConfigError(f"lifetime_s must be 1 to {MAX_LIFETIME_S:g} seconds, not {lifetime_s!r}.")
         self._secret = _long_enough(secret)
-        self._claims = {"iss": issuer or client_id, "sub": client_id, "scope": scope}
         if audience is not None:
             self._claims["aud"] = audience
         self._lifetime_s = lifetime_s
@@ -186,17 +188,19 @@ def verify(
     >>> verify(token, secret, issuer="risk-desk")["scope"]                      # doctest: +SKIP
     'compute'
     """
-    known = [secrets] if isinstance(secrets, Secret | str) else list(secrets)
-    keys = [_long_enough(each) for each in known]
+    secrets = [Secret(each) for each in ([secrets] if isinstance(secrets, Secret | str) else secrets)]
+    shown = Secret(token)
+    token = shown.mask  # what a traceback with values shows
+    keys = [_long_enough(each) for each in secrets]
     if not keys:
         raise ConfigError("There is no secret to check tokens with.")
-    if len(token) > LONGEST_TOKEN:
+    if len(shown.reveal()) > LONGEST_TOKEN:
         raise _refused("The token is too long.")
     problem = ""
     for key in keys:
         try:
             return jwt.decode(
-                token,
+                shown.reveal(),
                 key.reveal(),
                 algorithms=[ALGORITHM],
                 issuer=issuer,
@@ -228,14 +232,14 @@ def _refused(problem: str) -> AuthError:
 
 
 def _long_enough(secret: Secret | str) -> Secret:
-    kept = Secret(secret)
-    size = len(kept.reveal().encode())
+    secret = Secret(secret)
+    size = len(secret.reveal().encode())
     if size < MIN_SECRET_BYTES:
         raise ConfigError(
             f"The shared secret has {size} bytes; HS256 needs at least {MIN_SECRET_BYTES}.",
             hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"',
         )
-    return kept
+    return secret
 
 
 def _seconds(date: str | None) -> float | None:

@@ -15,7 +15,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import platformdirs
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
 
-__all__ = ["LOOPBACK_HOSTS", "Settings", "load_settings", "parse_duration_s", "parse_patience_s"]
+__all__ = ["LOOPBACK_HOSTS", "Settings", "hidden", "load_settings", "parse_duration_s", "parse_patience_s"]
 
 PREFIX = "DEEPSEEK_NB_"
 PYPROJECT_VARIABLE = "DEEPSEEK_NB_PYPROJECT"
@@ -35,7 +35,11 @@ OTHER_VARIABLES = {"DEEPSEEK_API_KEY": "api_key", "DEEPSEEK_NB_STREAM": "stream_
 
 NEVER_FROM_A_FILE = ("api_key", "base_url", "data_dir", "jwt_client_secret", "route")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
-METADATA_HOSTS = ("100.100.100.200", "fd00:ec2::254", "metadata", "metadata.google.internal")
+METADATA_HOSTS = (
+    *("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+    *("instance-data", "instance-data.ec2.internal", "metadata", "metadata.goog"),
+    *("metadata.google.internal", "metadata.tencentyun.com"),
+)
 """Besides the link-local ones: addresses at which cloud machines hand out credentials."""
 
 _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -94,8 +98,10 @@ class _Kind:
     optional: bool = False
     secret: bool = False
 
-    def read(self, text: str) -> Any:
+    def read(self, text: str | Secret) -> Any:
         """Read a value from the environment."""
+        if isinstance(text, Secret):
+            return None if text.reveal().lower() == "none" else text
         return None if self.optional and text.lower() == "none" else self.from_text(text)
 
     def keep(self, value: Any) -> Any:
@@ -172,10 +178,10 @@ def _read_switch(text: str) -> bool:
 def _check_secret(value: Any) -> Secret | None:
     if not isinstance(value, (str, Secret)):
         raise TypeError
-    text = Secret(value).reveal().strip()
-    if not re.fullmatch(r"[!-~]*", text):
+    secret = Secret(Secret(value).reveal().strip())
+    if not re.fullmatch(r"[!-~]*", secret.reveal()):
         raise ValueError
-    return Secret(text) if text else None
+    return secret if secret else None
 
 
 def _check_folder(value: Any) -> Path:
@@ -255,7 +261,7 @@ def _inner_ip(
     """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
-    if ip in ipaddress.ip_network("64:ff9b::/96"):
+    if ip in ipaddress.ip_network("64:ff9b::/96") or 0xFFFF < int(ip) <= 0xFFFFFFFF:
         return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip.ipv4_mapped or ip.sixtofour or ip
 
@@ -394,6 +400,7 @@ class Settings:
         >>> Settings().replace(priority=5).priority
         5
         """
+        changes = hidden(changes)
         _refuse_unknown(changes, "argument")
         values = {name: getattr(self, name) for name in KINDS} | changes
         return Settings(**values, sources={**self.sources, **dict.fromkeys(changes, "argument")})
@@ -452,7 +459,8 @@ def load_settings(
     >>> load_settings(environ={"DEEPSEEK_NB_PYPROJECT": "off", "DEEPSEEK_NB_TTL_S": "7d"}).ttl_s
     604800.0
     """
-    environ = os.environ if environ is None else environ
+    environ = _Environment(os.environ if environ is None else environ)
+    arguments = hidden(arguments)
     _refuse_unknown(arguments, "argument")
     from_environment, variables = _from_environment(environ)
     file = _pyproject(environ, Path.cwd() if start_dir is None else Path(start_dir))
@@ -476,8 +484,9 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
             )
     variables = {name: variable for variable, name in fields.items() if environ.get(variable, "").strip()}
     values = {
-        name: _checked(name, KINDS[name], environ[variable].strip(), variable, KINDS[name].read)
+        name: _checked(name, kind, hidden(environ[variable].strip(), secret=kind.secret), variable, kind.read)
         for name, variable in variables.items()
+        for kind in [KINDS[name]]
     }
     return values, variables
 
@@ -518,6 +527,47 @@ def _from_pyproject(file: Path) -> dict[str, Any]:
             )
     _refuse_unknown(table, str(file))
     return table
+
+
+class _Environment(Mapping[str, str]):
+    """The environment, which shows nothing of itself: a traceback with values would show every key."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        return self._environ[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ)
+
+    def __len__(self) -> int:
+        return len(self._environ)
+
+    def __repr__(self) -> str:
+        return "<the environment>"
+
+
+def hidden(given: Any, *, secret: bool = True) -> Any:
+    """What was ``given``, its secrets in a :class:`Secret` each: settings by name, a list of such, or a text.
+
+    A public function that takes a key first puts this in the argument's place. An error that passes
+    it then shows no key in a traceback with values, such as IPython's under ``%xmode Verbose``.
+
+    >>> hidden({"api_key": "sk-0123456789abcdef", "priority": 5})
+    {'api_key': Secret('****cdef'), 'priority': 5}
+    """
+    if isinstance(given, dict):
+        return {name: hidden(value, secret=_is_secret(name)) for name, value in given.items()}
+    if isinstance(given, list | tuple) and not secret:
+        return [hidden(each, secret=False) for each in given]
+    if not secret or given is None or isinstance(given, Secret | Settings):
+        return given
+    return Secret(given) if isinstance(given, str) else type(given)  # refused, and not shown
+
+
+def _is_secret(name: Any) -> bool:
+    return name in KINDS and KINDS[name].secret
 
 
 def _checked(name: str, kind: _Kind, value: Any, source: str, step: Callable[[Any], Any]) -> Any:

@@ -2,9 +2,10 @@
 
 Rules of this room: nothing is retried, redirected or waited for here; every failure of the
 libraries below becomes one of ``core.errors`` (:func:`map_error`), cut loose from their tracebacks,
-which hold the request's headers and so the key. "Nothing was sent" and "may have been charged" are
-told apart, and httpx alone cannot: over aiohttp, a refused connection and one reset after sending
-are both its ``ConnectTimeout``, so the cause below it decides.
+which hold the request's headers and so the key; a server that repeats the credentials it was sent
+has them masked before anybody reads them. "Nothing was sent" and "may have been charged" are told
+apart, and httpx alone cannot: over aiohttp, a refused connection and one reset after sending are
+both its ``ConnectTimeout``, so the cause below it decides.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import asyncio
 import base64
 import contextlib
 import errno
+import functools
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -38,20 +41,28 @@ from deepseek_nb.core.errors import (
     StreamBroken,
     WentSilent,
 )
+from deepseek_nb.core.secret import Scrubber, Secret
 
-__all__ = ["Reply", "Transport", "map_error"]
+__all__ = ["Reply", "Transport", "map_error", "proxy_of"]
 
 KEEPALIVE_S = 15.0  # short, so that a pooled connection the server has already dropped is rare
 MAX_GET_BYTES = 8 * 2**20
 PIECE_BYTES = 2**18
 PLAIN_BODY_BYTES = 2**20  # above this, aiohttp warns that bytes in one piece hold up the loop
 
+LOG = logging.getLogger("deepseek_nb")
+
 METADATA_HOSTS = frozenset(
     {
         "100.100.100.200",  # Alibaba Cloud
         "168.63.129.16",  # Azure
+        "192.0.0.192",  # Oracle
         "fd00:ec2::254",  # AWS; the IPv4 ones are link-local
+        "fd20:ce::254",  # Google
+        "instance-data",  # AWS
+        "instance-data.ec2.internal",
         "metadata",
+        "metadata.goog",
         "metadata.google.internal",
         "metadata.tencentyun.com",
     }
@@ -112,9 +123,12 @@ class Transport:
             "User-Agent": user_agent,
         }
         proxy = _environment_proxy(url) if trust_env else None
+        self._proxy_word = Secret("")
         if proxy and url.scheme == "http" and "proxy-authorization" in proxy.headers:
-            self._headers["Proxy-Authorization"] = proxy.headers["proxy-authorization"]
-        self._proxy = f"{proxy.url.host}:{proxy.url.port or 80}" if proxy else None
+            self._proxy_word = Secret(proxy.headers["proxy-authorization"])
+        self._proxy = _host_and_port(proxy)
+        if self._proxy:
+            _say_once(self._origin, self._proxy)
         self._connections = _connections(_tls(url, proxy, trust_env=trust_env), proxy)
         self._client = httpx.AsyncClient(
             auth=auth,
@@ -161,7 +175,7 @@ class Transport:
         response = await self._open(request)
         chunks = self._chunks(response)
         try:
-            yield Reply(response.status_code, dict(response.headers.items()), chunks)
+            yield Reply(response.status_code, _headers(response), chunks)
         finally:
             await _close(response)
             await chunks.aclose()
@@ -195,7 +209,7 @@ class Transport:
             error.charged = "no"  # whatever happened to it: a page costs nothing
             raise
         else:
-            return response.status_code, dict(response.headers.items()), bytes(body)
+            return response.status_code, _headers(response), bytes(body)
         raise WentSilent(
             f"{self._where} did not answer within {timeout_s:g} s.", charged="no", phase="answer"
         )
@@ -227,6 +241,8 @@ class Transport:
         # built here and not by the client, which would merge in cookies and its own headers
         url = f"{self._base}/{path.lstrip('/')}"
         headers = {**self._headers, **(extra or {})}
+        if self._proxy_word:
+            headers["Proxy-Authorization"] = self._proxy_word.reveal()
         if method == "GET":
             return httpx.Request(method, url, headers=headers)
         headers.setdefault("Content-Type", "application/json")
@@ -254,32 +270,53 @@ class Transport:
 
     async def _chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         coded = response.headers.get("content-encoding", "identity").lower() != "identity"
+        scrubber = Scrubber(_sent_secrets(response), answer=response.status_code == 200)
         failure: DeepSeekError | None = None
         try:
             async for chunk in response.aiter_bytes() if coded else response.aiter_raw():
-                if chunk:
-                    yield chunk
+                if chunk and (clean := scrubber.feed(chunk)):
+                    yield clean
+            if rest := scrubber.rest():
+                yield rest
         except FAILURES as exc:
             failure = map_error(exc, self._where)
             if failure is None:
                 raise
         if failure is not None:
             failure.status = response.status_code
-            failure.trace_id = response.headers.get("x-ds-trace-id")
+            failure.trace_id = _headers(response).get("x-ds-trace-id")
             raise failure
 
     def _redirected(self, response: httpx.Response) -> EndpointUnknown:
         try:
             target = response.request.url.join(response.headers.get("location", ""))
-            host = ascii(target.host)[1:-1][:80] or "an unnamed place"
+            host = ascii(target.host)[1:-1]
+            for secret in _sent_secrets(response):
+                host = secret.scrub(host)
+            host = host[:80] or "an unnamed place"
         except (httpx.InvalidURL, UnicodeError):
             host = "an unreadable address"
         return EndpointUnknown(
             f"{self._where} redirects to {host} (status {response.status_code}), which was not followed.",
             hint="Set base_url to the address that answers itself; keys are never carried to another one.",
             status=response.status_code,
-            trace_id=response.headers.get("x-ds-trace-id"),
+            trace_id=_headers(response).get("x-ds-trace-id"),
         )
+
+
+def _sent_secrets(response: httpx.Response) -> list[Secret]:
+    """The credentials on the request that was answered: a key, or the token of that moment."""
+    sent = response.request.headers
+    words = [sent.get(name, "") for name in ("authorization", "proxy-authorization")]
+    return [Secret(word.rpartition(" ")[2]) for word in words if word]
+
+
+def _headers(response: httpx.Response) -> dict[str, str]:
+    """The headers of ``response``, without the credentials it answers to."""
+    headers = dict(response.headers.items())
+    for secret in _sent_secrets(response):
+        headers = {name: secret.scrub(value) for name, value in headers.items()}
+    return headers
 
 
 class _Pieces(httpx.AsyncByteStream):
@@ -366,9 +403,9 @@ def _checked(base_url: str, *, with_auth: bool) -> httpx.URL:
         loopback = host.lower() == "localhost"
         bad = False
     else:
-        ip = getattr(ip, "ipv4_mapped", None) or ip
+        ip = _inner_ip(ip)
         loopback = ip.is_loopback
-        bad = ip.is_link_local or ip.is_multicast or ip.is_unspecified
+        bad = ip.is_link_local or ip.is_multicast or ip.is_unspecified or str(ip) in METADATA_HOSTS
     if bad or host.lower() in METADATA_HOSTS:
         raise ConfigError(
             f"base_url leads to {host}, a link-local or metadata address.", hint="Use the server's own."
@@ -378,14 +415,59 @@ def _checked(base_url: str, *, with_auth: bool) -> httpx.URL:
     return url
 
 
+IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _inner_ip(ip: IP) -> IP:
+    """The IPv4 address that an IPv6 address stands for, or the address itself."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip in ipaddress.ip_network("64:ff9b::/96") or (0xFFFF < int(ip) <= 0xFFFFFFFF):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or ip
+
+
+def _this_machine(host: str) -> bool:
+    host = host.rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return _inner_ip(ipaddress.ip_address(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def proxy_of(base_url: str) -> str | None:
+    """Host and port of the proxy that requests to ``base_url`` would go through, or None. Sends nothing.
+
+    >>> proxy_of("http://127.0.0.1:8000") is None
+    True
+    """
+    try:
+        return _host_and_port(_environment_proxy(httpx.URL(base_url)))
+    except (ConfigError, httpx.InvalidURL, TypeError):
+        return None
+
+
+def _host_and_port(proxy: httpx.Proxy | None) -> str | None:
+    if proxy is None:
+        return None
+    return f"{proxy.url.host}:{proxy.url.port or (443 if proxy.url.scheme == 'https' else 80)}"
+
+
+@functools.cache
+def _say_once(origin: str, proxy: str) -> None:
+    """A proxy sees who asks whom, and may sign anew: it is named once, in the log of ``deepseek_nb``."""
+    LOG.info("Requests to %s go through the proxy %s, as the environment sets it.", origin, proxy)
+
+
 def _environment_proxy(url: httpx.URL) -> httpx.Proxy | None:
     """Find the proxy the environment sets for ``url``; none for this machine, which no proxy can reach."""
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(url.host).is_loopback:
-            return None
+    if _this_machine(url.host):
+        return None
     known = urllib.request.getproxies()
     address = known.get(url.scheme) or known.get("all")
-    if not address or url.host == "localhost" or urllib.request.proxy_bypass(url.netloc.decode("ascii")):
+    if not address or urllib.request.proxy_bypass(url.netloc.decode("ascii")):
         return None
     try:
         where = httpx.URL(address if "://" in address else f"http://{address}")

@@ -27,8 +27,24 @@ class DeepSeekAccessor:
         # by name, so that reaching for df.deepseek costs nothing until it is used
         return import_module("deepseek_nb.batch.apply").apply(self._frame, template, **options)
 
+    def to_csv(self, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
+        """Write the frame as ``DataFrame.to_csv`` does, with no text that a spreadsheet takes for a formula.
+
+        >>> df.deepseek.to_csv("answers.csv")                                    # doctest: +SKIP
+        """
+        export = import_module("deepseek_nb.batch.export")
+        return export.to_csv(self._frame, path, escape_formulas=escape_formulas, **options)
+
+    def to_excel(self, path: Any, *, escape_formulas: bool = True, **options: Any) -> None:
+        """Write the frame as ``DataFrame.to_excel`` does, with no text that a spreadsheet computes.
+
+        >>> df.deepseek.to_excel("answers.xlsx")                                 # doctest: +SKIP
+        """
+        export = import_module("deepseek_nb.batch.export")
+        export.to_excel(self._frame, path, escape_formulas=escape_formulas, **options)
+
     def __repr__(self) -> str:
-        return "<df.deepseek: apply(template, schema=..., job=..., budget_usd=...)>"
+        return "<df.deepseek: apply(template, schema=..., job=..., budget_usd=...), to_csv(), to_excel()>"
 
 
 class _WhenImported(MetaPathFinder):

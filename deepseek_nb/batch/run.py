@@ -286,6 +286,8 @@ class JobRun:
             elif event.kind == "waiting":
                 self._on_the_wire[task] = False
                 self._last_refusal = event.error
+                if self._stopping.is_set():
+                    task.cancel()  # what was on the wire has come back: it is not sent again
 
         try:
             answer = await self.client.take(self.make_errand(item.body, hear))

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deepseek_nb.adapters.settings import Settings, load_settings, parse_patience_s
+from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
 from deepseek_nb.adapters.store import AnswerStore
+from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.structured import Schema
@@ -57,6 +58,12 @@ class AsyncClient:
     """
 
     def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
+        settings, arguments = hidden(settings), hidden(arguments)
+        fallback = hidden(fallback, secret=False)
+        if not isinstance(settings, Settings | None):
+            raise ConfigError(
+                "What was given is no Settings.", hint="Name what you give: Client(api_key=..., model=...)."
+            )
         if settings is None:
             settings = load_settings(**arguments)
         elif arguments:
@@ -72,7 +79,11 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self.settings.base_url}, model {self.settings.model!r}>"
+        if "settings" not in vars(self):  # an error on the way there may show this object
+            return "<AsyncClient>"
+        proxy = proxy_of(self.settings.base_url)
+        through = f" through the proxy {proxy}" if proxy else ""
+        return f"<AsyncClient {self.settings.base_url}{through}, model {self.settings.model!r}>"
 
     # ------------------------------------------------------------------------------------- asking
 

@@ -69,8 +69,8 @@ class Means:
     def scrub(self, error: DeepSeekError) -> DeepSeekError:
         """``error`` without any of our secrets in its words."""
         for secret in self.secrets:
-            error.message = secret.scrub(error.message)
-            if error.body:
-                error.body = secret.scrub(error.body)
+            for name, value in vars(error).items():
+                if isinstance(value, str):
+                    setattr(error, name, secret.scrub(value))
         error.args = (error.message,)
         return error

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.adapters.database import NotSaved
-from deepseek_nb.adapters.settings import Settings
+from deepseek_nb.adapters.settings import Settings, hidden
 from deepseek_nb.client.aio import AsyncClient, Prompt
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.portal import background
@@ -31,6 +31,7 @@ class Client:
     """
 
     def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
+        settings, arguments = hidden(settings), hidden(arguments)
         self.aio = AsyncClient(settings, fallback=fallback, **arguments)
         """The async client behind this one; it belongs to the background loop."""
         self._warned = False
@@ -91,7 +92,8 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return repr(self.aio).replace("AsyncClient", "Client")
+        made = vars(self).get("aio")  # an error on the way there may show this object
+        return "<Client>" if made is None else repr(made).replace("AsyncClient", "Client")
 
 
 class Stream:

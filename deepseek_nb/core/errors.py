@@ -43,6 +43,7 @@ returned as values; they can be pickled; in a notebook they take at most five li
 from __future__ import annotations
 
 import copyreg
+import re
 import textwrap
 from enum import Enum
 from typing import Any, ClassVar, Literal
@@ -84,6 +85,8 @@ __all__ = [
 
 LINES_IN_A_NOTEBOOK = 5
 WIDTH_IN_A_NOTEBOOK = 88
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What moves a cursor, colours or turns text: a message quotes servers and models."""
 
 
 class Disposition(Enum):
@@ -112,6 +115,7 @@ class DeepSeekError(Exception):
     default_hint: ClassVar[str] = ""
 
     def __init__(self, message: str, *, hint: str | None = None, **details: Any) -> None:
+        message = _CONTROLS.sub("", message)
         super().__init__(message)
         self.message = message
         self.hint: str = self.default_hint if hint is None else hint

