@@ -105,7 +105,14 @@ _fault(
     charged="full",
     usable=True,
 )
-_fault("hang", "6", "accepts the request, never sends a byte")
+_fault(
+    "hang",
+    "6",
+    "accepts the request, never sends a byte; with reset_s it is reset after that; without a slot it only "
+    "counts as in flight",
+    reset_s=None,
+    slot=True,
+)
 _fault(
     "stall",
     "6",

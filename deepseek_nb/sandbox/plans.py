@@ -265,7 +265,7 @@ PLANS: dict[str, Callable[[Work, Fault], Reply]] = {
     "keepalive_then_json": _keepalive_then_json,
     "keepalive_then_close": _keepalive_then_close,
     "comments": _comments,
-    "hang": lambda *_: Reply([Hang()]),
+    "hang": lambda _, fault: Reply([Hang()] if fault["reset_s"] is None else [Wait(fault["reset_s"]), Cut()]),
     "stall": lambda work, fault: _broken(work, fault, Hang(), declared=True),
     "stall_with_comments": lambda work, fault: _broken(work, fault, Hang(_beat_of(work, fault))),
     "slow_after": lambda _, fault: Reply([Wait(fault["wait_s"]), Cut(reset=False)]),

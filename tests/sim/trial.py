@@ -7,9 +7,10 @@ import random
 from dataclasses import dataclass
 
 from busy_client import Call, Kernel, Row, Table
-from busy_server import FIRST_TOKEN_S, TOKEN_S, BusyServer, Clock, Outcome, Scenario, fate, ideal_s, workload
+from busy_server import FIRST_TOKEN_S, TOKEN_S, BusyServer, Clock, Outcome, Scenario, fate, workload
 
 from deepseek_nb.core.admission import Tuning
+from deepseek_nb.sandbox.weather import ideal_s
 
 PATIENCE_S = 40_000.0
 
