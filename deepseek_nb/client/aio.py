@@ -58,8 +58,7 @@ class AsyncClient:
     """
 
     def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
-        settings, arguments = hidden(settings), hidden(arguments)
-        fallback = hidden(fallback, secret=False)
+        settings, arguments, fallback = hidden(settings), hidden(arguments), hidden(fallback, secret=False)
         if not isinstance(settings, Settings | None):
             raise ConfigError(
                 "What was given is no Settings.", hint="Name what you give: Client(api_key=..., model=...)."

@@ -55,8 +55,16 @@ class Upstream:
         self.free = free
         self.reached = False
         """Whether this server ever answered: from then on a failing connection is an outage, not a typo."""
+        self.first_byte_s = 0.0
+        """How long the slower ones of late took from sending to the first byte of a reply."""
         self._new_gate = new_gate
         self._gates: dict[str, Gate] = {}
+
+    def note_first_byte(self, after_s: float) -> None:
+        """A request got its first byte, ``after_s`` after it was sent."""
+        self.reached = True
+        slower = after_s > self.first_byte_s
+        self.first_byte_s = after_s if slower else self.first_byte_s + 0.05 * (after_s - self.first_byte_s)
 
     def gate(self, model: str) -> Gate:
         """The admission for requests to ``model``."""

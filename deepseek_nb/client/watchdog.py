@@ -44,14 +44,14 @@ class Limits:
 class Watchdog:
     """Ends the block it guards with :class:`WentSilent` when a limit passes. One timer, whatever the traffic.
 
-    Tell it ``byte()`` for each read and ``token()`` for each piece of the answer. ``at_the_end``
-    says whether nothing else is left to send; then the shorter ``tail_silence_s`` holds for a
-    request without any byte.
+    Tell it ``byte()`` for each read and ``token()`` for each piece of the answer. ``straggles`` says
+    whether nothing else is left to send but what is unusually silent; then the shorter
+    ``tail_silence_s`` holds for a request without any byte.
     """
 
-    def __init__(self, limits: Limits, at_the_end: Callable[[], bool] | None = None) -> None:
+    def __init__(self, limits: Limits, straggles: Callable[[], bool] | None = None) -> None:
         self.limits = limits
-        self._at_the_end = at_the_end
+        self._straggles = straggles
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(None)
         self._started_s = self._loop.time()
@@ -93,9 +93,9 @@ class Watchdog:
     def _look(self, *, again: bool = False) -> None:
         now = self._loop.time()
         due_s, why = self._due()
-        if self._at_the_end is not None and self._byte_s is None:
+        if self._straggles is not None and self._byte_s is None:
             tail_s = self.limits.tail_silence_s
-            if now >= self._started_s + tail_s and self._at_the_end():
+            if now >= self._started_s + tail_s and self._straggles():
                 due_s, why = now, f"the server was silent for {tail_s:g} s, and nothing else is left to send"
             else:
                 due_s = min(due_s, max(self._started_s + tail_s, now + tail_s / 10))

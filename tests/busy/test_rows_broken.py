@@ -124,8 +124,7 @@ def test_row_09_idle_connections_are_kept_for_a_short_time(talk, tmp_path):
             base_url=server.base_url, api_key=server.api_key, data_dir=tmp_path / "pool"
         ) as client:
             await client.ask("Return exactly: x")
-            assert client._transport is not None
-            session = client._transport._connections.client
+            session = client.road.upstream("").transport._connections.client
             connector = session.connector if hasattr(session, "connector") else session().connector
             return connector._keepalive_timeout
 

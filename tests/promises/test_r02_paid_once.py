@@ -89,10 +89,10 @@ def test_who_waits_for_another_process_waits_as_long_as_its_patience(tmp_path):
         key = client.aio.prepare("Why?").key
         assert other.claim(key)
         with pytest.raises(Busy, match="Another process has been asking the same question"):
-            client.ask("Why?", patience_s=0.3)
+            client.ask("Why?", patience="0.3s")
         assert len(server.log) == 0
         threading.Timer(0.5, other.release, (key,)).start()
-        assert client.ask("Why?", patience_s=30).text
+        assert client.ask("Why?", patience="30s").text
         wait_for(lambda: not client.aio.store.claims.held and other.claim(key))
         assert other.release(key)
 
@@ -108,7 +108,7 @@ def test_an_answer_stored_by_the_other_process_ends_the_waiting(tmp_path):
         key = client.aio.prepare("Why?").key
         assert other.claim(key)
         threading.Timer(0.3, other.put, (key, answer.to_json())).start()
-        got = client.ask("Why?", patience_s=30)
+        got = client.ask("Why?", patience="30s")
         assert (got.text, got.cached, len(server.log)) == (answer.text, True, 1)
 
 
