@@ -245,7 +245,8 @@ class JobRun:
                 done, left = await asyncio.wait({*left, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 left.discard(stopping)
                 for task in done - {stopping}:
-                    task.result()  # a worker ends without an error, or with a bug
+                    if not task.cancelled():  # it ended itself, since the job stops: the others drain
+                        task.result()  # a worker ends without an error, or with a bug
             await self._drain(left)
         finally:
             stopping.cancel()
@@ -283,7 +284,7 @@ class JobRun:
             self.progress.hear(event)
             if event.kind == "sent":
                 self._on_the_wire[task] = True
-            elif event.kind == "waiting":
+            elif event.kind in ("waiting", "fallback"):
                 self._on_the_wire[task] = False
                 self._last_refusal = event.error
                 if self._stopping.is_set():

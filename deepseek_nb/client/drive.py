@@ -419,8 +419,9 @@ class Drive:
             down_s=self.gate.down_s(),
             charged=self.charged,
         )
-        if command.wait_s > 0:
-            await asyncio.sleep(command.wait_s)
+        # also where there is nothing to wait for: whoever was told may have cancelled us, and then
+        # nothing may be sent any more
+        await asyncio.sleep(command.wait_s)
         return Done()
 
     def _tell(self, kind: Any, **details: Any) -> None:
