@@ -130,7 +130,13 @@ class JobRun:
             self._queue.put_nowait(None)
 
     async def _lease(self, keys: Sequence[str]) -> set[str]:
-        items = await asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S)
+        leasing = asyncio.ensure_future(asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S))
+        try:
+            items = await asyncio.shield(leasing)
+        except asyncio.CancelledError:  # the thread leases them all the same: they are to be given back
+            self._held.update((item.id, item) for item in await leasing)
+            raise
+        self._held.update((item.id, item) for item in items)
         if not items:
             return set()
         store = self.client.store
@@ -143,10 +149,11 @@ class JobRun:
             if (found := kept.get(item.key)) is not None and self._fits(found):
                 acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
             else:
-                self._held[item.id] = item
                 self._queue.put_nowait(item)
         if acks:
             await asyncio.to_thread(self.journal.ack_many, acks)
+            for item, *_ in acks:
+                self._held.pop(item.id, None)
             self.progress.done += len(acks)
             self.progress.from_store += len(acks)
         return {item.key for item in items}
