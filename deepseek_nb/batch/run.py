@@ -135,7 +135,13 @@ class JobRun:
             self._queue.put_nowait(None)
 
     async def _lease(self, keys: Sequence[str]) -> set[str]:
-        items = await asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S)
+        leasing = asyncio.ensure_future(asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S))
+        try:
+            items = await asyncio.shield(leasing)
+        except asyncio.CancelledError:  # the thread leases them all the same: they are to be given back
+            self._held.update((item.id, item) for item in await leasing)
+            raise
+        self._held.update((item.id, item) for item in items)
         if not items:
             return set()
         store = self.client.store

@@ -179,6 +179,8 @@ class Talk:
             started = time.monotonic()
             task = asyncio.create_task(client.take(errand))
             if cancel_after_s is not None:
+                while not task.done() and not server.in_flight and len(server.log) == before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)  # until the server, in its own thread, has it
                 await asyncio.sleep(cancel_after_s)
                 started = time.monotonic()
                 task.cancel()
@@ -349,7 +351,7 @@ class AsyncWork(Work):
             self.misbehave(None)
         shape = Schema.of(Ticket)
         spec = JobSpec("Sort: {{text}}", shape)
-        limits = Limits(silence_s=1.0, first_token_s=2.0, token_s=1.0, total_s=4.0)
+        limits = Limits(silence_s=0.8, first_token_s=1.6, token_s=0.8, total_s=3.0)
         prompts = [f"Sort: {text}" for text in self.frame["text"]]
         async with AsyncClient(**(given | settings)) as client:
             usual = spec.errands(client, user_id="job", budget=Budget(None, name="job"))
@@ -392,7 +394,7 @@ class AsyncWork(Work):
                 if ended is not None and not isinstance(ended, asyncio.CancelledError):
                     raise ended
                 self.states = {
-                    number: {"d": "done", "f": "failed"}.get(row.state, "pending")
+                    number: {"d": "done", "f": "failed", "q": "pending"}.get(row.state, "leased")
                     for number, row in zip(range(self.rows), self._in_order(journal, keys), strict=True)
                 }
         return took_s, run.stopped_by

@@ -36,11 +36,11 @@ def everything(seed: int, share: float) -> dict[str | Fault, float]:
     return {fault: share * weight / total for fault, weight in drawn.items()}
 
 
-@pytest.mark.parametrize(("seed", "share"), [(1, 0.25), (2, 0.5), (3, 0.7)])
+@pytest.mark.parametrize(("seed", "share"), [(1, 0.3), (2, 0.6)])
 def test_a_mixture_of_all_faults_loses_no_row_and_pays_none_twice(seed, share, make_async):
-    """200 rows, stopped and started again as often as it takes; then ``apply`` finds the work done."""
-    job = make_async(rows=200, first_token_s=1, time_scale=200)
-    job.misbehave(FaultScript.weights(everything(seed, share), seed=seed, max_per_prompt=5))
+    """150 rows, stopped and started again as often as it takes; then ``apply`` finds the work done."""
+    job = make_async(rows=150, first_token_s=1, time_scale=200)
+    job.misbehave(FaultScript.weights(everything(seed, share), seed=seed, max_per_prompt=4))
     stops: Counter[str] = Counter()
 
     async def work() -> None:
@@ -54,7 +54,7 @@ def test_a_mixture_of_all_faults_loses_no_row_and_pays_none_twice(seed, share, m
     asyncio.run(work())
     assert job.count("pending") == 0
     assert job.count("done") > 100
-    assert len(job.sandbox.log.faults()) > len(FAULTS) / 2
+    assert len(job.sandbox.log.faults()) > 20
     sent = len(job.sandbox.log)
     with job.client() as client:
         out = job.run(client)  # the same job by its public face: it checks the pass rule on frame and log
@@ -63,9 +63,9 @@ def test_a_mixture_of_all_faults_loses_no_row_and_pays_none_twice(seed, share, m
     assert job.most_tries <= 1 + 8 + 2
 
 
-@pytest.mark.parametrize("seed", [11, 12])
-def test_a_mixture_through_apply_with_its_usual_waits(seed, work):
+def test_a_mixture_through_apply_with_its_usual_waits(work):
     """A hundred rows, the call made again after each stop."""
+    seed = 11
     job = work(rows=100, first_token_s=1, time_scale=200)
     job.misbehave(FaultScript.weights(everything(seed, 0.3), seed=seed, max_per_prompt=2))
     with job.client(total_timeout_s=4) as client:
