@@ -6,13 +6,18 @@ import asyncio
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
+from tqdm import tqdm
 
 from deepseek_nb.adapters.journal import Item, Journal
 from deepseek_nb.adapters.store import AnswerStore
@@ -24,8 +29,18 @@ from deepseek_nb.core.errors import DeepSeekError
 QUESTION = "Return exactly: answer number "
 MAX_TOKENS = 30
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["workers"])
+tqdm.get_lock()  # made once, before the forks: killed processes would leave theirs behind
+
+
+@cache
+def _processes() -> Any:
+    """The context whose server has imported this module, and with it all the package."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["workers"])
+    with pytest.MonkeyPatch.context() as patch:  # the server looks for modules where this process does
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
+    return context
 
 
 class Worker:
@@ -35,7 +50,7 @@ class Worker:
         handle, name = tempfile.mkstemp(prefix="worker-", suffix=".json")
         os.close(handle)
         self._path = Path(name)
-        self._process = _processes.Process(target=_run, args=(work, arguments, self._path), daemon=True)
+        self._process = _processes().Process(target=_run, args=(work, arguments, self._path), daemon=True)
         self._process.start()
 
     @property
