@@ -135,16 +135,18 @@ def apply(
             try:
                 interrupted = _work(run, standing.progress, name, show=progress)
             except BaseException:  # requests may be under way: what is set aside for them may be spent
-                with suppress(StoreFailed):
-                    journal.return_share(name, unknown=True)
+                if budget_usd is not None:
+                    with suppress(StoreFailed):
+                        journal.return_share(name, unknown=True)
                 raise
             lost_usd = budget.spent_usd + budget.unknown_usd - booked_usd - standing.progress.spent_usd
             if lost_usd > 1e-12:  # requests that were cut off: perhaps charged
                 with _unless_stopped_by(run.stopped_by):
                     journal.add_spend(name, 0.0, unknown_usd=lost_usd)
                 standing.progress.spent_usd += lost_usd
-            with _unless_stopped_by(run.stopped_by):
-                journal.return_share(name)
+            if budget_usd is not None:
+                with _unless_stopped_by(run.stopped_by):
+                    journal.return_share(name)
         figures = standing.progress
         with _unless_stopped_by(run.stopped_by):
             journal.set_state(name, "paused" if figures.pending else "done")
