@@ -67,6 +67,14 @@ class Worker:
         self._process.join()
         self._close()
 
+    def wait(self, within_s: float = 100) -> int:
+        """Its exit code; -9 where it was killed."""
+        self._process.join(within_s)
+        code = self._process.exitcode
+        assert code is not None, f"not done within {within_s} s"
+        self._close()
+        return code
+
     def result(self, within_s: float = 100) -> dict[str, Any]:
         """What it returned; fails with its traceback."""
         self._process.join(within_s)
