@@ -8,6 +8,7 @@ another process keeps busy), :meth:`Claims.take` says "go ahead", and at worst a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
@@ -89,8 +90,7 @@ class Claims:
         says that it was False a moment ago: then the claims are read before anything is written. Never
         raises for the file's sake.
         """
-        if self._pid != os.getpid():
-            self._fresh()
+        self._notice_fork()
         if self._monotonic() < self._rest_until:
             return True
         self._asked.add(key)
@@ -118,6 +118,7 @@ class Claims:
 
     def ended(self, keys: Iterable[str]) -> None:
         """That commit is done."""
+        self._notice_fork()
         with self._wake:
             for key in keys:
                 if self._held.pop(key, None) is not None:
@@ -126,18 +127,31 @@ class Claims:
     @property
     def held(self) -> frozenset[str]:
         """The keys this process holds now."""
+        self._notice_fork()
         with self._wake:
             return frozenset(self._held)
 
     def close(self) -> None:
-        """Write what is queued and stop extending. Claims still held end with their lease."""
+        """Write what is queued, give back what is held, stop extending."""
         self._steps.close()
+        self._notice_fork()
         with self._wake:
+            left = bool(self._held)
             self._held.clear()
             self._wake.notify_all()
             beat = self._beat
-        if beat is not None and self._pid == os.getpid():
+        if beat is not None:
             beat.join()
+        if left:  # a call was cut off: whoever asks next need not wait for its lease to end
+            owner = self._owner()
+            with contextlib.suppress(ConfigError):
+                self._database.write(
+                    lambda c: c.execute("DELETE FROM claims WHERE owner=?", (owner,)), durable=False
+                )
+
+    def _notice_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._fresh()
 
     def _fresh(self) -> None:
         """Nothing held: at the start, and in a forked child, which has other claims than its parent: none."""

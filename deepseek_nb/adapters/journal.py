@@ -24,11 +24,13 @@ from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.database import Database, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
 from deepseek_nb.adapters.owners import owner_may_live, owner_name
+from deepseek_nb.core.budget import Drawn
 from deepseek_nb.core.errors import ConfigError, JobMismatch, StoreFailed
 
 __all__ = [
     "JOURNAL_FILE",
     "SCHEMA",
+    "UPGRADES",
     "VERSION",
     "Item",
     "ItemRow",
@@ -41,8 +43,13 @@ __all__ = [
 JOURNAL_FILE = "jobs.db"
 """The file's name where only a directory is given."""
 
-VERSION = 1
+VERSION = 2
 """Of the tables below; raised with an upgrade step when they change."""
+
+_ALLOWANCES = (
+    "CREATE TABLE allowances (job INTEGER NOT NULL, owner TEXT NOT NULL, usd REAL NOT NULL, "
+    "PRIMARY KEY (job, owner)) WITHOUT ROWID"
+)
 
 SCHEMA = (
     "CREATE TABLE jobs (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, "
@@ -55,7 +62,11 @@ SCHEMA = (
     "CREATE UNIQUE INDEX item_of ON items (job, key)",
     "CREATE INDEX ready ON items (job, state, priority DESC, due, position)",
     "CREATE INDEX in_order ON items (job, position)",
+    _ALLOWANCES,
 )
+
+UPGRADES = {1: (_ALLOWANCES,)}
+"""From each older version to the next."""
 
 PAGE_ITEMS = 1000
 """Rows that ``rows()`` holds in memory at a time."""
@@ -150,7 +161,7 @@ class Journal:
         self._given_owner = owner
         self._mark = uuid.uuid4().hex[:12]
         self._own_name = (owner_name(self._mark), os.getpid())
-        self._database = Database(self.path, SCHEMA, VERSION, ballast_bytes=ballast_bytes)
+        self._database = Database(self.path, SCHEMA, VERSION, upgrades=UPGRADES, ballast_bytes=ballast_bytes)
         self._acks: GroupCommit[_Ack, bool] = GroupCommit(self._ack_group, name="journal acks")
         self._fails: GroupCommit[tuple[Item, str], bool] = GroupCommit(self._fail_group, name="journal fails")
 
@@ -246,12 +257,60 @@ class Journal:
 
     def add_spend(self, job: str, usd: float, unknown_usd: float = 0.0) -> None:
         """Book money beside the acks; ``unknown_usd`` is for calls that broke off after sending."""
-        self._database.write(
-            lambda c: c.execute(
+        owner = self.owner
+
+        def book(connection: sqlite3.Connection) -> None:
+            number = _number(connection, job)
+            connection.execute(
                 "UPDATE jobs SET spent_usd=spent_usd+?, unknown_usd=unknown_usd+? WHERE id=?",
-                (usd, unknown_usd, _number(c, job)),
+                (usd, unknown_usd, number),
             )
-        )
+            _use_allowance(connection, number, owner, usd + unknown_usd)
+
+        self._database.write(book)
+
+    # ---------------------------------------------------------------- a limit that processes share
+
+    def draw(self, job: str, limit_usd: float, want_usd: float, least_usd: float) -> Drawn:
+        """Set aside ``want_usd`` of the limit for this process, or what is left, but not below ``least_usd``.
+
+        Spent, perhaps spent and all that is set aside never pass ``limit_usd`` together. What is
+        acked or booked here later is taken off what was set aside. What a process that is gone had
+        set aside counts as perhaps spent: its requests in flight may have been charged. One fsync.
+        """
+        owner = self.owner
+
+        def take(connection: sqlite3.Connection) -> Drawn:
+            number = _number(connection, job)
+            _end_allowances(connection, number)
+            spent, unknown = connection.execute(
+                "SELECT spent_usd, unknown_usd FROM jobs WHERE id=?", (number,)
+            ).fetchone()
+            aside = dict(
+                connection.execute("SELECT owner, usd FROM allowances WHERE job=?", (number,)).fetchall()
+            )
+            left = limit_usd - spent - unknown - sum(aside.values())
+            given = min(want_usd, left) if left >= least_usd else 0.0
+            mine = aside.pop(owner, 0.0)
+            if given:
+                connection.execute(
+                    "INSERT OR REPLACE INTO allowances VALUES (?, ?, ?)", (number, owner, mine + given)
+                )
+            return Drawn(given, spent, unknown, sum(aside.values()))
+
+        return self._database.write(take)
+
+    def return_share(self, job: str, *, unknown: bool = False) -> None:
+        """Set nothing aside for this process any more; with ``unknown``, what is left may have been spent."""
+        owner = self.owner
+
+        def end(connection: sqlite3.Connection) -> None:
+            number = _number(connection, job)
+            if unknown:
+                _write_off(connection, number, owner)
+            connection.execute("DELETE FROM allowances WHERE job=? AND owner=?", (number, owner))
+
+        self._database.write(end)
 
     def delete(self, job: str) -> bool:
         """Delete the job and its rows for good, no byte of them stays; False if there was none.
@@ -264,6 +323,7 @@ class Journal:
                 return False
             number = _number(connection, job)
             connection.execute("DELETE FROM items WHERE job=?", (number,))
+            connection.execute("DELETE FROM allowances WHERE job=?", (number,))
             connection.execute("DELETE FROM jobs WHERE id=?", (number,))
             return True
 
@@ -503,6 +563,7 @@ class Journal:
             for name, usd in spent.items():
                 if usd:
                     connection.execute("UPDATE jobs SET spent_usd=spent_usd+? WHERE name=?", (usd, name))
+                    _use_allowance(connection, _number(connection, name), owner, usd)
             return accepted
 
         return self._database.write(keep) if acks else []
@@ -529,6 +590,7 @@ class Journal:
         return self._database.write(lambda c: c.executemany(update, values).rowcount, durable=durable)
 
     def _end_leases(self, connection: sqlite3.Connection, number: int) -> int:
+        _end_allowances(connection, number)
         boot, now = _boot_of(owner_name()), self._monotonic()
         back = "UPDATE items SET state='q', lease=NULL, tries=tries+1 WHERE job=? AND state='r'"
         there = connection.execute("SELECT boot FROM jobs WHERE id=?", (number,)).fetchone()[0]
@@ -569,6 +631,30 @@ class Journal:
             [(number,) for number in numbers],
             durable=True,
         )
+
+
+def _use_allowance(connection: sqlite3.Connection, number: int, owner: str, usd: float) -> None:
+    """What was booked is no longer only set aside."""
+    connection.execute(
+        "UPDATE allowances SET usd=max(0.0, usd-?) WHERE job=? AND owner=?", (usd, number, owner)
+    )
+
+
+def _end_allowances(connection: sqlite3.Connection, number: int) -> None:
+    """What processes that are gone had set aside may have been spent."""
+    owners = connection.execute("SELECT owner FROM allowances WHERE job=?", (number,)).fetchall()
+    for (owner,) in owners:
+        if not owner_may_live(owner):
+            _write_off(connection, number, owner)
+            connection.execute("DELETE FROM allowances WHERE job=? AND owner=?", (number, owner))
+
+
+def _write_off(connection: sqlite3.Connection, number: int, owner: str) -> None:
+    connection.execute(
+        "UPDATE jobs SET unknown_usd=unknown_usd+coalesce((SELECT usd FROM allowances WHERE job=:job AND "
+        "owner=:owner), 0) WHERE id=:job",
+        {"job": number, "owner": owner},
+    )
 
 
 _SELECT_JOB = "SELECT name, digest, created, meta, state, total, spent_usd, unknown_usd FROM jobs"

@@ -39,6 +39,8 @@ def owner_may_live(owner: str) -> bool:
         return False
     except PermissionError:
         pass
+    if _state(int(pid)) == "Z":
+        return False  # killed, and not yet waited for by its parent
     return not started or _started(int(pid)) in ("", started)
 
 
@@ -59,8 +61,17 @@ def _namespace() -> str:
 
 def _started(pid: int) -> str:
     """When the process started, in clock ticks since boot: tells a pid from its next bearer ("": unknown)."""
+    return _stat(pid, 19)
+
+
+def _state(pid: int) -> str:
+    """One letter, as R or Z ("": unknown)."""
+    return _stat(pid, 0)
+
+
+def _stat(pid: int, place: int) -> str:
     try:
         line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    return line.rpartition(")")[2].split()[19]
+    return line.rpartition(")")[2].split()[place]

@@ -7,13 +7,14 @@ import time
 import warnings
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
 from deepseek_nb.batch.frame import answer_columns, build_frame
 from deepseek_nb.batch.progress import Progress
@@ -105,10 +106,7 @@ def apply(
     name = _job_name(job, digest, rows.prompts)
     with Journal(client.settings.data_dir / "jobs.db") as journal:
         before = journal.job(name)
-        if before is not None and before.digest == digest:
-            budget = _budget(client, budget_usd, before.spent_usd, before.unknown_usd)
-        else:
-            budget = _budget(client, budget_usd, 0.0, 0.0)
+        budget = _budget(client, budget_usd, journal, name, before if _same(before, digest) else None)
         make_errand = spec.errands(
             client.aio,
             user_id=f"job-{blake2b(name.encode(), digest_size=8).hexdigest()}",
@@ -141,12 +139,21 @@ def apply(
         booked_usd = budget.spent_usd + budget.unknown_usd
         interrupted = False
         if standing.pending:
-            interrupted = _work(run, standing.progress, name, show=progress)
+            try:
+                interrupted = _work(run, standing.progress, name, show=progress)
+            except BaseException:  # requests may be under way: what is set aside for them may be spent
+                if budget_usd is not None:
+                    with suppress(StoreFailed):
+                        journal.return_share(name, unknown=True)
+                raise
             lost_usd = budget.spent_usd + budget.unknown_usd - booked_usd - standing.progress.spent_usd
             if lost_usd > 1e-12:  # requests that were cut off: perhaps charged
                 with _unless_stopped_by(run.stopped_by):
                     journal.add_spend(name, 0.0, unknown_usd=lost_usd)
                 standing.progress.spent_usd += lost_usd
+            if budget_usd is not None:
+                with _unless_stopped_by(run.stopped_by):
+                    journal.return_share(name)
         figures = standing.progress
         with _unless_stopped_by(run.stopped_by):
             journal.set_state(name, "paused" if figures.pending else "done")
@@ -204,7 +211,14 @@ def _job_name(job: str | None, digest: str, prompts: Any) -> str:
     return job
 
 
-def _budget(client: Client, budget_usd: float | None, spent_usd: float, unknown_usd: float) -> Budget:
+def _same(before: JobRow | None, digest: str) -> bool:
+    return before is not None and before.digest == digest
+
+
+def _budget(
+    client: Client, budget_usd: float | None, journal: Journal, name: str, before: JobRow | None
+) -> Budget:
+    """The job's budget; all processes at work on the job spend from one limit, kept in the journal."""
     if budget_usd is not None and not (isinstance(budget_usd, int | float) and budget_usd > 0):
         raise ConfigError(
             f"budget_usd is an amount above 0, not {budget_usd!r}.", hint="Give US dollars, such as 0.50."
@@ -213,8 +227,9 @@ def _budget(client: Client, budget_usd: float | None, spent_usd: float, unknown_
         budget_usd,
         parent=client.budget,
         name="budget of the job",
-        spent_usd=spent_usd,
-        unknown_usd=unknown_usd,
+        spent_usd=before.spent_usd if before else 0.0,
+        unknown_usd=before.unknown_usd if before else 0.0,
+        draw=None if budget_usd is None else partial(journal.draw, name, budget_usd),
     )
 
 

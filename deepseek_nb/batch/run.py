@@ -151,7 +151,6 @@ class JobRun:
             kept = await asyncio.to_thread(store.get_many, [item.key for item in items], probe.ttl_s)
         acks: list[tuple[Item, str, float | None]] = []
         for item in items:
-            self._held[item.id] = item
             if (found := kept.get(item.key)) is not None and self._fits(found):
                 acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
             else:

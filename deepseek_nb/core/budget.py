@@ -4,23 +4,45 @@ Rules of this room: what a request could cost at most is reserved first; what wa
 have been charged and what is reserved never add up to more than the limit, as long as no answer costs
 more than was reserved for it. Every reservation ends exactly once, in :meth:`Budget.settle` or in
 :meth:`Budget.release`. A request that was cut off may have been charged: it is booked apart, as
-unknown, and counts against the limit. Nothing here is locked: a budget belongs to one event loop.
+unknown, and counts against the limit. A limit that several processes share is kept in a ledger of
+theirs: a budget then draws shares of it, and reserves only within what it has drawn. Nothing here is
+locked: a budget belongs to one event loop.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from deepseek_nb.core.errors import BudgetExceeded
 from deepseek_nb.core.prices import Price
 
-__all__ = ["Budget", "worst_case_usd"]
+__all__ = ["Budget", "Drawn", "worst_case_usd"]
 
 NEAR_LIMIT_SHARE = 0.8
 UNITS_PER_USD = 10**12
 """Sums are kept in whole units of a millionth of a millionth of a dollar: they never drift."""
+
+
+DRAW_REQUESTS = 16
+"""A share is drawn for so many requests at once: few looks into the ledger, little idle money."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What the shared ledger gave, and how it stands. US dollars."""
+
+    usd: float
+    """Set aside for whoever drew it; 0 where the least that was asked for is not there."""
+    spent_usd: float
+    unknown_usd: float
+    elsewhere_usd: float
+    """Set aside for others."""
+
+
+Draw = Callable[[float, float], Drawn]
+"""``draw(want_usd, least_usd)``: sets aside ``want_usd`` or what is left, but not less than ``least_usd``."""
 
 
 def worst_case_usd(request_tokens: int, max_tokens: int, price: Price) -> float:
@@ -41,6 +63,9 @@ class Budget:
     all of them. ``spent_usd`` and ``unknown_usd`` are what was booked before, as by a job that is
     resumed; they are taken as booked in ``parent`` already. ``name`` appears in messages.
 
+    ``draw`` makes it a share of a limit that other processes spend from too: ``limit_usd`` is then the
+    limit of all, and nothing is reserved beyond what was drawn.
+
     Raises ValueError for amounts that are negative or not finite.
 
     >>> session = Budget(1.00)
@@ -59,6 +84,7 @@ class Budget:
         name: str = "budget",
         spent_usd: float = 0.0,
         unknown_usd: float = 0.0,
+        draw: Draw | None = None,
     ) -> None:
         self._own = _Account(
             name,
@@ -66,6 +92,8 @@ class Budget:
             _units(spent_usd, "spent_usd"),
             _units(unknown_usd, "unknown_usd"),
         )
+        if draw is not None and limit_usd is not None:
+            self._own.share = _Share(draw, self._own.used)
         self.accounts: tuple[_Account, ...] = (self._own, *(parent.accounts if parent else ()))
         """The sums of this budget, then those of the budgets around it."""
         self._held: dict[Hashable, int] = {}
@@ -80,6 +108,8 @@ class Budget:
         if reservation in self._held:
             raise ValueError(f"The reservation {reservation!r} is already open.")
         worst = _units(worst_usd, "worst_usd")
+        if self._own.share is not None:
+            self._own.share.fill(self._own.used, worst)
         for account in self.accounts:
             account.refuse_beyond(worst)
         self._held[reservation] = worst
@@ -168,6 +198,7 @@ class _Account:
     unknown: int = 0
     reserved: int = 0
     overrun: int = 0
+    share: _Share | None = None
 
     @property
     def limit_usd(self) -> float | None:
@@ -179,15 +210,31 @@ class _Account:
 
     @property
     def state(self) -> str:
-        unknown = f", {_money(self.unknown)} perhaps charged" if self.unknown else ""
-        return f"spent {_money(self.spent)}{unknown}, reserved {_money(self.reserved)}"
+        spent, unknown, elsewhere = self.spent, self.unknown, 0
+        if self.share is not None and (told := self.share.told) is not None:
+            spent = max(spent, _units(told.spent_usd, "spent_usd"))
+            unknown = max(unknown, _units(told.unknown_usd, "unknown_usd"))
+            elsewhere = _units(told.elsewhere_usd, "elsewhere_usd")
+        said = f"spent {_money(spent)}"
+        if unknown:
+            said += f", {_money(unknown)} perhaps charged"
+        said += f", reserved {_money(self.reserved)}"
+        return f"{said}, {_money(elsewhere)} set aside by other processes" if elsewhere else said
+
+    def room(self, used: int) -> int | None:
+        """What could be reserved if ``used`` were all that is used; None without a limit."""
+        if self.limit is None:
+            return None
+        room = self.limit - used
+        return room if self.share is None else min(room, self.share.room(used))
 
     def refuse_beyond(self, worst: int) -> None:
         """Raise BudgetExceeded if that much does not fit any more."""
-        if self.limit is None or self.used + worst <= self.limit:
+        room, at_best = self.room(self.used), self.room(self.spent + self.unknown)
+        if room is None or at_best is None or worst <= room:
             return
         raise BudgetExceeded(
-            f"The {self.name} of {_money(self.limit)} has no room for the next request, "
+            f"The {self.name} of {_money(self.limit or 0)} has no room for the next request, "
             f"which could cost {_money(worst)} at most ({self.state}).",
             hint=f"{BudgetExceeded.default_hint} A lower max_tokens reserves less.",
             limit_usd=self.limit_usd,
@@ -195,8 +242,33 @@ class _Account:
             unknown_usd=self.unknown / UNITS_PER_USD,
             reserved_usd=self.reserved / UNITS_PER_USD,
             worst_usd=worst / UNITS_PER_USD,
-            fits_later=self.spent + self.unknown + worst <= self.limit,
+            fits_later=worst <= at_best,
         )
+
+
+class _Share:
+    """What one process has drawn of a limit that several spend from. In units."""
+
+    def __init__(self, draw: Draw, used_before: int) -> None:
+        self._draw = draw
+        self._used_before = used_before
+        self._drawn = 0
+        self._dry_at: int | None = None
+        self.told: Drawn | None = None
+
+    def room(self, used: int) -> int:
+        """What is left of what was drawn."""
+        return self._drawn - (used - self._used_before)
+
+    def fill(self, used: int, worst: int) -> None:
+        """Draw more, if ``worst`` does not fit and there may be more: once while nothing changes here."""
+        least = worst - self.room(used)
+        if least <= 0 or self._dry_at == used:
+            return
+        want = max(least, DRAW_REQUESTS * worst)
+        self.told = told = self._draw(want / UNITS_PER_USD, least / UNITS_PER_USD)
+        self._drawn += _units(told.usd, "drawn")
+        self._dry_at = used if told.usd == 0 else None
 
 
 def _units(usd: float, name: str) -> int:

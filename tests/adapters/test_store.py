@@ -8,6 +8,7 @@ import random
 import shutil
 import sqlite3
 import threading
+import time
 import warnings
 from contextlib import closing
 
@@ -455,6 +456,41 @@ def test_a_claim_is_let_go_after_cancel_and_error(store):
 
     with reopened(store) as other:
         asyncio.run(main())
+
+
+def test_closing_gives_claims_back(tmp_path):
+    """A call that was cut off by the end of its client keeps nobody waiting; a hit takes no claim."""
+    with AnswerStore(tmp_path) as other:
+        store = AnswerStore(tmp_path)
+        store.put("there", {})
+        asyncio.run(store.my_turn("mine"))
+        store.put("there", {})
+        asyncio.run(store.my_turn("there"))
+        assert store.claims.held == {"mine"}
+        assert not other.claim("mine")
+        store.close()
+        assert other.claim("mine")
+
+
+def test_a_claim_ends_with_the_commit_of_its_answer(tmp_path):
+    """Others may ask at once, and what is let go afterwards is nobody else's claim."""
+    with AnswerStore(tmp_path) as store, AnswerStore(tmp_path) as other:
+        asyncio.run(store.my_turn("k"))
+        store.put("k", {})
+        assert store.claims.held == frozenset()
+        assert other.claim("k")
+        store.claims.let_go("k")
+        store.put("another", {})
+        assert not store.claim("k")
+
+
+def test_a_held_claim_is_extended_by_a_thread(tmp_path):
+    """Also while the event loop is busy with something else."""
+    with AnswerStore(tmp_path) as store, AnswerStore(tmp_path) as other:
+        asyncio.run(store.my_turn("k", lease_s=3))
+        for _ in range(20):
+            time.sleep(0.2)
+            assert not other.claim("k")
 
 
 # ---------------------------------------------------------------- damage

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,32 +13,22 @@ from typing import Any
 
 import pytest
 from children import wait_for
+from workers import Worker, ask_each, run_job, told
 
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import Busy
 from deepseek_nb.sandbox import Sandbox
 
-HERE = Path(__file__).parent
 IN_FLIGHT = 16
 
 
-def asking(server: Sandbox, folder: Path, name: str, questions: int) -> subprocess.Popen[str]:
+def asking(server: Sandbox, folder: Path, name: str, questions: int) -> Worker:
     """A process that asks ``questions`` questions: single ones, or the rows of the job ``name``."""
-    told = [server.base_url, server.api_key, folder, questions, IN_FLIGHT, name]
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", HERE / "ask_all.py", *map(str, told)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> None:
-    """Wait until it has answered everything."""
-    out, errors = process.communicate(timeout=100)
-    assert (process.returncode, errors, out) == (0, "", "done\n"), errors
+    settings = told(server.base_url, server.api_key, folder, IN_FLIGHT)
+    if name == "single":
+        return Worker(ask_each, settings, questions, IN_FLIGHT)
+    return Worker(run_job, settings, questions, name)
 
 
 def paid_twice(server: Sandbox) -> int:
@@ -64,7 +51,7 @@ def test_two_kernels_and_two_jobs_pay_each_question_once(tmp_path):
     with Sandbox(first_token_s=0.05, count="estimate") as server:
         names = ("single", "single", "one job", "another job")
         for process in [asking(server, tmp_path, name, 150) for name in names]:
-            ended(process)
+            assert process.result()["said"] == "ok"
         assert len({record.request_hash for record in server.log.complete}) == 150
         assert paid_twice(server) == 0
     with AnswerStore(tmp_path) as store:
@@ -145,13 +132,12 @@ def test_four_processes_with_kills_pay_twice_at_most_what_was_in_flight(tmp_path
         while killed < kills and len(server.log.complete) < questions:
             time.sleep(chance.uniform(0.2, 1.2))
             victim = chance.randrange(len(running))
-            if running[victim].poll() is None and len(server.log.complete) < questions:
+            if running[victim].running and len(server.log.complete) < questions:
                 running[victim].kill()
-                running[victim].communicate()
                 killed += 1
                 running[victim] = asking(server, tmp_path, names[victim], questions)
         for process in running:
-            ended(process)
+            assert process.result()["said"] == "ok"
         answered = {record.request_hash for record in server.log.complete}
         twice = paid_twice(server)
     print(
