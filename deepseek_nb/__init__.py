@@ -19,6 +19,7 @@ _ROOMS = {
     "AsyncClient": "client.aio",
     "Client": "client.sync",
     "DeepSeekError": "core.errors",
+    "Route": "client.routes",
     "Sandbox": "sandbox",
     "Schema": "client.structured",
     "Secret": "core.secret",

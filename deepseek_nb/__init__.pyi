@@ -3,6 +3,7 @@ from typing import Any
 from deepseek_nb.adapters.joblib_backend import memory as memory
 from deepseek_nb.batch.apply import apply as apply
 from deepseek_nb.client.aio import AsyncClient as AsyncClient
+from deepseek_nb.client.routes import Route as Route
 from deepseek_nb.client.structured import Schema as Schema
 from deepseek_nb.client.sync import Client as Client
 from deepseek_nb.core import errors as errors

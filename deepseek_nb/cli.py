@@ -131,6 +131,11 @@ def _add_sandbox(commands: Any) -> None:
         "--queue", type=int, help="requests that may wait for a slot before a 503 (default: 0)"
     )
     command.add_argument(
+        "--weather",
+        metavar="NAME",
+        help="let slots, queue and limit change with time: limit, queue, storm, flat:SLOTS:LIMIT:QUEUE",
+    )
+    command.add_argument(
         "--first-token", type=float, dest="first_token_s", metavar="S", help="seconds to the first token"
     )
     command.add_argument(
@@ -145,7 +150,7 @@ def _sandbox(options: argparse.Namespace) -> int:
     if options.list_faults:
         print(room.fault_table())
         return 0
-    names = ("port", "api_key", "seed", "log_path", "balance_usd", "concurrency", "slots", "queue")
+    names = ("port", "api_key", "seed", "log_path", "balance_usd", "concurrency", "slots", "queue", "weather")
     given = _given(options, *names, "first_token_s", "token_s", "time_scale")
     try:
         if options.faults:

@@ -5,6 +5,8 @@ Shared ground of the answer store and the job journal. What it promises:
 * a write is on the disk (``synchronous=FULL``: one fsync a commit, about 0.3 ms on an SSD) when
   :meth:`Database.write` returns; ``kill -9`` or a power cut afterwards loses nothing;
 * the directory is made 0700 and the file 0600, both must belong to the user who opens them;
+* some space is held back on the disk, and given up where the disk is full, so that the commit in
+  hand and those of what is already paid for still fit;
 * a damaged file is moved aside as ``name.corrupt-1`` and what can still be read is copied into a
   new one, with one :class:`StoreDamaged` warning; a caller never sees a ``sqlite3`` error, only
   :class:`~deepseek_nb.core.errors.StoreFailed`, with ``reason`` telling which case it is.
@@ -26,6 +28,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from deepseek_nb.adapters.ballast import BALLAST_BYTES, Ballast
 from deepseek_nb.core.errors import StoreFailed
 
 if sys.platform != "win32":
@@ -55,7 +58,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 """The write-ahead log's shared memory does not reach other machines: two kernels would damage the file."""
 
-Synchronous = Literal["FULL", "NORMAL"]
+Synchronous = Literal["FULL", "NORMAL", "OFF"]
 Reason = Literal["full", "busy", "readonly", "damaged", "unusable"]
 R = TypeVar("R")
 
@@ -79,6 +82,7 @@ def open_database(
     *,
     upgrades: Mapping[int, Sequence[str]] | None = None,
     synchronous: Synchronous = "FULL",
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
 ) -> sqlite3.Connection:
     """A connection to the file at ``path``, made if it is not there, checked if it is.
 
@@ -88,7 +92,8 @@ def open_database(
     connection may be used from any one thread at a time, and never after a fork.
 
     With ``synchronous="NORMAL"`` a power cut (not a kill) may lose the commits since the last
-    checkpoint, at most about 1000 pages; the file stays sound. Costs about 1 ms.
+    checkpoint, at most about 1000 pages; the file stays sound. With ``"OFF"`` a power cut may damage
+    it: for what is worth nothing afterwards. Costs about 1 ms.
 
     Raises :class:`StoreFailed`: foreign owner, network file system, read-only or full disk, a
     file that is not ours or from a newer release, and ``reason="damaged"`` for a damaged one
@@ -103,16 +108,16 @@ def open_database(
     """
     path = Path(path).absolute()
     _prepare(path)
-    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    give_up = time.monotonic() + busy_timeout_s
     while True:
         try:
             connection = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
             )
         except _FAILURES as error:
             raise _explained(error, path) from None
         try:
-            _configure(connection, synchronous)
+            _configure(connection, synchronous, busy_timeout_s)
             _bring_to(connection, path, tuple(schema), version, upgrades or {})
         except _FAILURES as error:
             connection.close()
@@ -150,11 +155,17 @@ class Database:
         version: int,
         *,
         upgrades: Mapping[int, Sequence[str]] | None = None,
+        synchronous: Synchronous = "FULL",
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        ballast_bytes: int = BALLAST_BYTES,
     ) -> None:
         self.path = Path(path).absolute()
+        self._ballast = Ballast(_beside(self.path, ".ballast"), ballast_bytes)
         self._schema = tuple(schema)
         self._version = version
         self._upgrades = dict(upgrades or {})
+        self._synchronous: Synchronous = synchronous
+        self._busy_timeout_s = busy_timeout_s
         self._closed = False
         self._fresh_locks()
         _watch_forks()
@@ -177,9 +188,31 @@ class Database:
         One fsync (about 0.3 ms). ``durable=False`` leaves that out: a power cut may lose this commit,
         a kill may not; for leases, not for answers. ``again=False`` where ``work`` cannot run twice:
         after a repair it then raises. Raises StoreFailed (disk full, read-only, busy for 30 s).
+
+        A durable write that does not fit gets the space held back for it: see :attr:`disk_full`.
         """
         with self._write_lock:
-            return self._repaired(lambda: self._write_once(work, durable=durable), again=again)
+            try:
+                result = self._repaired(lambda: self._write_once(work, durable=durable), again=again)
+            except StoreFailed as error:
+                may_use = durable and again and getattr(error, "reason", None) == "full"
+                if not (may_use and self._ballast.give_up()):
+                    raise
+                result = self._repaired(lambda: self._write_once(work, durable=durable))
+            if durable:
+                self._ballast.keep()
+            return result
+
+    @property
+    def disk_full(self) -> StoreFailed | None:
+        """Why nothing more should be paid for: a write took the reserve, and no space was freed since."""
+        if not self._ballast.spent:
+            return None
+        return StoreFailed(
+            f"The disk of {self.path} is full. What was under way has been saved in space held back for it.",
+            hint="Free some space, then run the same call again.",
+            reason="full",
+        )
 
     def scrub(self) -> None:
         """Leave no byte of deleted rows: rewrite the file, empty its log, delete damaged copies.
@@ -203,6 +236,8 @@ class Database:
     def close(self) -> None:
         """Close every connection. What was committed is on the disk already. May be called twice."""
         with self._write_lock:
+            if not self._closed:
+                self._ballast.drop()
             self._closed = True
             self._drop()
 
@@ -239,7 +274,14 @@ class Database:
         self._write_lock.release()
 
     def _open(self) -> sqlite3.Connection:
-        return open_database(self.path, self._schema, self._version, upgrades=self._upgrades)
+        return open_database(
+            self.path,
+            self._schema,
+            self._version,
+            upgrades=self._upgrades,
+            synchronous=self._synchronous,
+            busy_timeout_s=self._busy_timeout_s,
+        )
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -297,6 +339,7 @@ class Database:
 
     def _write_once(self, work: Callable[[sqlite3.Connection], R], *, durable: bool) -> R:
         connection = self._writing()
+        durable = durable or self._synchronous != "FULL"
         if not durable:
             connection.execute("PRAGMA synchronous=NORMAL")
         try:
@@ -494,10 +537,10 @@ def _check_owner(path: Path, user: int) -> None:
         path.chmod(0o600)
 
 
-def _configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
+def _configure(connection: sqlite3.Connection, synchronous: Synchronous, busy_timeout_s: float) -> None:
     connection.text_factory = _TEXT
     for pragma in (
-        f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
+        f"busy_timeout={int(busy_timeout_s * 1000)}",
         "journal_mode=WAL",
         f"synchronous={synchronous}",
         "foreign_keys=ON",

@@ -20,10 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.database import Database, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
 from deepseek_nb.adapters.owners import owner_may_live, owner_name
-from deepseek_nb.core.errors import ConfigError, JobMismatch
+from deepseek_nb.core.errors import ConfigError, JobMismatch, StoreFailed
 
 __all__ = [
     "JOURNAL_FILE",
@@ -140,6 +141,7 @@ class Journal:
         owner: str | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        ballast_bytes: int = BALLAST_BYTES,
     ) -> None:
         path = Path(path).expanduser()
         self.path = path / JOURNAL_FILE if path.is_dir() or not (path.suffix or path.is_file()) else path
@@ -148,7 +150,7 @@ class Journal:
         self._given_owner = owner
         self._mark = uuid.uuid4().hex[:12]
         self._own_name = (owner_name(self._mark), os.getpid())
-        self._database = Database(self.path, SCHEMA, VERSION)
+        self._database = Database(self.path, SCHEMA, VERSION, ballast_bytes=ballast_bytes)
         self._acks: GroupCommit[_Ack, bool] = GroupCommit(self._ack_group, name="journal acks")
         self._fails: GroupCommit[tuple[Item, str], bool] = GroupCommit(self._fail_group, name="journal fails")
 
@@ -162,6 +164,11 @@ class Journal:
             name = owner_name(self._mark)
             self._own_name = (name, os.getpid())
         return name
+
+    @property
+    def disk_full(self) -> StoreFailed | None:
+        """An error that says so where the last reserve was needed for a write; None while all is well."""
+        return self._database.disk_full
 
     # ---------------------------------------------------------------- jobs
 

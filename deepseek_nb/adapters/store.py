@@ -24,11 +24,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.claims import CLAIM_S, CLAIMS_TABLE, Claims, take_claim
 from deepseek_nb.adapters.database import Database, NotSaved, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
 from deepseek_nb.adapters.owners import owner_name
-from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.core.errors import ConfigError, StoreFailed
 
 __all__ = ["SCHEMA", "STORE_FILE", "VERSION", "AnswerStore", "checksum", "json_text", "store_file"]
 
@@ -108,6 +109,7 @@ class AnswerStore:
         memory_bytes: int = 64 << 20,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        ballast_bytes: int = BALLAST_BYTES,
     ) -> None:
         self.path = store_file(path)
         self._now = now
@@ -123,7 +125,7 @@ class AnswerStore:
         self._mark = uuid.uuid4().hex[:12]
         self._pid = os.getpid()
         self._owner = owner_name(self._mark)
-        self._database = Database(self.path, SCHEMA, VERSION)
+        self._database = Database(self.path, SCHEMA, VERSION, ballast_bytes=ballast_bytes)
         self.claims = Claims(self._database, lambda: self.owner, monotonic, self._stored)
         """Who asks which key now, of all processes with this file."""
         self._writer: GroupCommit[_Row, None] = GroupCommit(self._commit, name="store writer")
@@ -197,6 +199,11 @@ class AnswerStore:
     def unsaved(self) -> int:
         """Answers that are in this process's memory only, since the last write failed (disk full)."""
         return len(self._unsaved)
+
+    @property
+    def disk_full(self) -> StoreFailed | None:
+        """An error that says so where the last reserve was needed for a write; None while all is well."""
+        return self._database.disk_full
 
     def save(self) -> None:
         """Write what is :attr:`unsaved`. Raises ConfigError if that fails again."""

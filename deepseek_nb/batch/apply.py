@@ -6,6 +6,7 @@ import re
 import time
 import warnings
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from deepseek_nb.client.portal import background
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, ContextTooLong, DeepSeekError
+from deepseek_nb.core.errors import ConfigError, ContextTooLong, DeepSeekError, StoreFailed
 from deepseek_nb.session import default_client
 
 __all__ = ["JobIncomplete", "apply"]
@@ -143,14 +144,16 @@ def apply(
             interrupted = _work(run, standing.progress, name, show=progress)
             lost_usd = budget.spent_usd + budget.unknown_usd - booked_usd - standing.progress.spent_usd
             if lost_usd > 1e-12:  # requests that were cut off: perhaps charged
-                journal.add_spend(name, 0.0, unknown_usd=lost_usd)
+                with _unless_stopped_by(run.stopped_by):
+                    journal.add_spend(name, 0.0, unknown_usd=lost_usd)
                 standing.progress.spent_usd += lost_usd
         figures = standing.progress
-        journal.set_state(name, "paused" if figures.pending else "done")
-        result = build_frame(frame.index, rows, keys, journal.rows(name), shape, into)
+        with _unless_stopped_by(run.stopped_by):
+            journal.set_state(name, "paused" if figures.pending else "done")
+        result = build_frame(frame.index, rows, keys, run.ledger(), shape, into)
         result.attrs["deepseek_nb"] = _about(name, figures, journal)
     if run.stopped_by is not None:
-        raise _with_frame(run.stopped_by, result, figures)
+        raise _with_frame(run.stopped_by, result, figures, len(run.unsaved))
     if interrupted:
         warnings.warn(
             f"Interrupted: {figures.finished:,} of {figures.total:,} distinct rows are finished and saved. "
@@ -218,14 +221,12 @@ def _budget(client: Client, budget_usd: float | None, spent_usd: float, unknown_
 def _work(run: JobRun, figures: Progress, name: str, *, show: bool) -> bool:
     """Run in the background loop while a bar is drawn here; whether the user stopped it."""
     work: Future[None] = background.start(run.run)
-    bar = tqdm(
-        total=figures.total, initial=figures.finished, desc=name, unit="row", disable=not show, leave=True
-    )
+    bar = _Bar(figures, name, show=show)
     presses = 0
     try:
         while True:
             try:
-                if _finished(work, figures, bar):
+                if _finished(work, bar):
                     return presses > 0
             except KeyboardInterrupt:
                 presses += 1
@@ -239,20 +240,39 @@ def _work(run: JobRun, figures: Progress, name: str, *, show: bool) -> bool:
         bar.close()
 
 
-def _finished(work: Future[None], figures: Progress, bar: tqdm[Any]) -> bool:
+def _finished(work: Future[None], bar: _Bar) -> bool:
     """Draw until the work is over, or for ever. Raises what the work raised."""
     while not work.done():
         time.sleep(LOOK_S)
-        _draw(bar, figures)
-    _draw(bar, figures)
+        bar.draw()
+    bar.draw()
     if not work.cancelled():
         work.result()
     return True
 
 
-def _draw(bar: tqdm[Any], figures: Progress) -> None:
-    bar.update(figures.finished - bar.n)
-    bar.set_postfix_str(figures.line(), refresh=False)
+class _Bar:
+    """The figures as a progress bar. tqdm draws when rows are done; a wait is drawn while none are."""
+
+    def __init__(self, figures: Progress, name: str, *, show: bool) -> None:
+        self._figures = figures
+        self._line = ""
+        self._bar = tqdm(
+            total=figures.total, initial=figures.finished, desc=name, unit="row", disable=not show, leave=True
+        )
+
+    def draw(self) -> None:
+        """Bring it up to date."""
+        bar, line, more = self._bar, self._figures.line(), self._figures.finished - self._bar.n
+        bar.set_postfix_str(line, refresh=False)
+        bar.update(more)
+        if not more and line != self._line:
+            bar.refresh()
+        self._line = line
+
+    def close(self) -> None:
+        """Leave it as it is."""
+        self._bar.close()
 
 
 def _about(name: str, figures: Progress, journal: Journal) -> dict[str, Any]:
@@ -273,11 +293,18 @@ def _about(name: str, figures: Progress, journal: Journal) -> dict[str, Any]:
     }
 
 
-def _with_frame(error: DeepSeekError, result: pd.DataFrame, figures: Progress) -> DeepSeekError:
+def _unless_stopped_by(error: DeepSeekError | None) -> AbstractContextManager[None]:
+    """Where the disk stopped the job, its last notes may fail too: the frame is handed over all the same."""
+    return suppress(StoreFailed) if isinstance(error, StoreFailed) else nullcontext()
+
+
+def _with_frame(error: DeepSeekError, result: pd.DataFrame, figures: Progress, unsaved: int) -> DeepSeekError:
     error.frame = result  # type: ignore[attr-defined]
     finished = (
         f"{figures.finished:,} of {figures.total:,} distinct rows are finished and saved (error.frame)."
     )
+    if unsaved:
+        finished += f" {unsaved:,} more came in and are in error.frame only: keep it, or they are paid again."
     error.message = f"{error.message} {finished}"
     error.args = (error.message,)
     return error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from deepseek_nb.core.events import CallEvent
+from deepseek_nb.core.errors import Busy, DeepSeekError
+from deepseek_nb.core.events import DOWN_AFTER_S, CallEvent, cause, duration
 
 __all__ = ["Progress"]
 
@@ -33,6 +34,18 @@ class Progress:
     """Why it waits, empty while it moves."""
     trouble_s: float | None = None
     """When the server first refused or failed since the last answer."""
+    elsewhere: int = 0
+    """Rows that went on to another route."""
+    in_flight: int = 0
+    """Requests of this kernel at the server now."""
+    limit: int = 0
+    """How many the server seems to bear, from all kernels on the account."""
+    kernels: int = 1
+    """How many share that limit."""
+    down_s: float | None = None
+    """For how long the server has seemed to be down."""
+    left_s: float | None = None
+    """How long the job goes on if nothing comes; None while answers come."""
 
     @property
     def finished(self) -> int:
@@ -48,25 +61,38 @@ class Progress:
         """Take one event of a row's call."""
         if event.kind == "sent":
             self.requests += 1
-        elif event.kind == "waiting" and event.error is not None:
-            name = type(event.error).__name__
-            if event.error.disposition.value == "refused":
-                self.refusals += 1
-            else:
-                self.faults[name] += 1
+        elif event.kind in ("waiting", "fallback") and event.error is not None:
+            self.elsewhere += event.kind == "fallback"
+            self._note(event.error)
             if self.trouble_s is None:
                 self.trouble_s = event.at_s
-            status = f" ({event.error.status})" if event.error.status else ""
-            self.waiting = f"{'busy' if event.error.disposition.value == 'refused' else name}{status}"
+            self.waiting = cause(event.error)
         elif event.kind in ("first_token", "answered"):
             self.trouble_s = None
             self.waiting = ""
 
+    def _note(self, error: DeepSeekError) -> None:
+        if not isinstance(error, Busy):
+            self.faults[type(error).__name__] += 1
+        elif error.status is not None:  # without one nothing was sent: the server was known to be down
+            self.refusals += 1
+
     def line(self) -> str:
-        """The figures in one line, for the end of a progress bar."""
+        """The figures in one line, for the end of a progress bar.
+
+        Such as ``$0.0210, busy (503), 12 of 16 in flight, server down for 34 s, 9 min left``.
+        """
         parts = [f"${self.spent_usd:.4f}"]
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if self.elsewhere:
+            parts.append(f"{self.elsewhere} asked elsewhere")
         if self.waiting:
             parts.append(self.waiting)
+            if self.limit:
+                parts.append(f"{self.in_flight} of {self.limit} in flight")
+        if self.down_s is not None and self.down_s >= DOWN_AFTER_S:
+            parts.append(f"server down for {duration(self.down_s)}")
+            if self.left_s is not None:
+                parts.append(f"{duration(self.left_s)} left")
         return ", ".join(parts)

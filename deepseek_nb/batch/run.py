@@ -8,12 +8,13 @@ asks those rows, and no others, again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from deepseek_nb.adapters.journal import Item, Journal
+from deepseek_nb.adapters.journal import Item, ItemRow, Journal
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
@@ -85,10 +86,12 @@ class JobRun:
         self._stopping = asyncio.Event()
         self._last_refusal: DeepSeekError | None = None
         self._leading = True
+        self.unsaved: dict[str, str] = {}
+        """Answers that came in and could not be written, as the journal would hold them, by key."""
 
     async def run(self) -> None:
         """Work until every row is done or failed, or the job stops."""
-        helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch_patience())]
+        helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch())]
         feeder = asyncio.create_task(self._feed())
         try:
             if await self._lead():
@@ -126,6 +129,8 @@ class JobRun:
                 )
             while self._elsewhere and not self._stopping.is_set():
                 await self._look_elsewhere()
+        except StoreFailed as error:
+            self.stop(error)
         finally:
             self._queue.put_nowait(None)
 
@@ -140,13 +145,15 @@ class JobRun:
             kept = await asyncio.to_thread(store.get_many, [item.key for item in items], probe.ttl_s)
         acks: list[tuple[Item, str, float | None]] = []
         for item in items:
+            self._held[item.id] = item
             if (found := kept.get(item.key)) is not None and self._fits(found):
                 acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
             else:
-                self._held[item.id] = item
                 self._queue.put_nowait(item)
         if acks:
             await asyncio.to_thread(self.journal.ack_many, acks)
+            for item, _, _ in acks:
+                self._held.pop(item.id, None)
             self.progress.done += len(acks)
             self.progress.from_store += len(acks)
         return {item.key for item in items}
@@ -294,12 +301,18 @@ class JobRun:
         try:
             await self.journal.aack(item, text, paid_usd)
         except StoreFailed as error:
-            self.stop(error)  # the answer is in the store, or in memory until this process ends
+            self.unsaved[item.key] = text
+            self.progress.spent_usd += paid_usd or 0.0
+            self.stop(error)
             return error
         finally:
             del self._on_the_wire[task]
-        if self.client.not_saved is not None:
-            self.stop(self.client.not_saved)
+        store = self.client.store
+        full = self.client.not_saved or self.journal.disk_full
+        if store is not None:
+            full = full or store.disk_full
+        if full is not None:
+            self.stop(full)
         self._held.pop(item.id, None)
         self.progress.done += 1
         self.progress.from_store += answer.cached
@@ -309,14 +322,19 @@ class JobRun:
     async def _row_error(self, item: Item, error: DeepSeekError) -> DeepSeekError:
         paid_usd = getattr(error, "cost_usd", None) or 0.0
         self.progress.spent_usd += paid_usd
-        if paid_usd:
-            await asyncio.to_thread(self.journal.add_spend, self.job, paid_usd)
         everybodys = error.disposition in (Disposition.PAUSE, Disposition.STOP)
-        if everybodys or (self._leading and error.disposition is Disposition.RETRY):
+        everybodys = everybodys or (self._leading and error.disposition is Disposition.RETRY)
+        try:
+            if paid_usd:
+                await asyncio.to_thread(self.journal.add_spend, self.job, paid_usd)
+            if not everybodys:
+                await self.journal.afail(item, json.dumps(error_record(error), ensure_ascii=False))
+        except StoreFailed as unwritten:
+            self.stop(unwritten)
+            return error
+        if everybodys:
             self.stop(error)  # the row goes back with the others that are held
             return error
-        record = json.dumps(error_record(error), ensure_ascii=False)
-        await self.journal.afail(item, record)
         self._held.pop(item.id, None)
         self.progress.failed += 1
         return error
@@ -326,17 +344,27 @@ class JobRun:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            await asyncio.to_thread(self.journal.extend, list(self._held.values()), LEASE_S)
+            with contextlib.suppress(StoreFailed):  # tried again before the leases end
+                await asyncio.to_thread(self.journal.extend, list(self._held.values()), LEASE_S)
 
-    async def _watch_patience(self) -> None:
-        """Stop the job once the server has given nothing but refusals and faults for ``patience_s``."""
-        loop = asyncio.get_running_loop()
+    async def _watch(self) -> None:
+        """Keep the figures of the server's state, and stop the job when ``patience_s`` is over.
+
+        That is once the server has given nothing but refusals and faults for so long.
+        """
+        loop, figures = asyncio.get_running_loop(), self.progress
+        gate = self.client.road.upstream("").gate(self.make_errand("", None).request.model)
         while True:
             await asyncio.sleep(TICK_S)
-            since_s = self.progress.trouble_s
-            if since_s is not None and loop.time() - since_s > self.patience_s:
-                self.stop(self._out_of_patience())
-                return
+            state = gate.state()
+            figures.in_flight, figures.limit, figures.kernels = state.held, int(state.limit), state.kernels
+            figures.down_s = gate.down_s()
+            since_s, figures.left_s = figures.trouble_s, None
+            if since_s is not None:
+                figures.left_s = self.patience_s - (loop.time() - since_s)
+                if figures.left_s < 0:
+                    self.stop(self._out_of_patience())
+                    return
 
     def _out_of_patience(self) -> DeepSeekError:
         last = self._last_refusal
@@ -352,5 +380,12 @@ class JobRun:
     async def _give_back(self) -> None:
         """What was leased and not finished can be taken by whoever comes next."""
         if self._held:
-            await asyncio.to_thread(self.journal.put_back, list(self._held.values()))
+            with contextlib.suppress(StoreFailed):  # then they come back when this process ends
+                await asyncio.to_thread(self.journal.put_back, list(self._held.values()))
             self._held.clear()
+
+    def ledger(self) -> Iterator[ItemRow]:
+        """Every row of the job as the journal has it, with the answers that could not be written in place."""
+        for row in self.journal.rows(self.job):
+            text = None if row.state == "d" else self.unsaved.get(row.key)
+            yield row if text is None else row._replace(state="d", answer_json=text)

@@ -288,12 +288,12 @@ class Drive:
     def _down_here(self) -> DeepSeekError | None:
         """Why to go on elsewhere at once; None while this server lives, or is worth a probe."""
         gate, failover_s = self.gate, self.leg.failover_s
-        down_s = gate.down_s
+        down_s = gate.down_s()
         patient_s = 0.0 if self.errand.interactive else failover_s
         if down_s is None or patient_s is None or down_s < patient_s or gate.may_probe():
             return None
         others = [self._gate_of(leg) for leg in self.call.legs if leg is not self.leg]
-        if all(other.down_s is not None for other in others):
+        if all(other.down_s() is not None for other in others):
             return None
         return Overloaded(f"{self.upstream.route} has been down for {down_s:.0f} s.")
 
@@ -415,7 +415,7 @@ class Drive:
             refusals=command.refusals,
             left_s=command.left_s,
             patience_s=self.errand.policy.patience_s,
-            down_s=self.gate.down_s,
+            down_s=self.gate.down_s(),
             charged=self.charged,
         )
         if command.wait_s > 0:

@@ -17,6 +17,7 @@ from deepseek_nb.core.errors import (
     Overloaded,
     RateLimited,
     Recalled,
+    TransportFailed,
 )
 from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body
 
@@ -80,6 +81,8 @@ class Exchange:
             if decoder.done:
                 return replace(decoder.close(), trace_id=trace_id)
             error.trace_id = error.trace_id or trace_id or None
+            if isinstance(error, TransportFailed):
+                error.partial = decoder.partial().text
             raise
         answer = decoder.close()
         if not self.began:  # a plain JSON body instead of a stream
@@ -132,7 +135,7 @@ class Exchange:
         """
         gate, ticket, wait_s = self._gate, self.ticket, 0.0
         unreached = isinstance(error, NeverConnected) and self.upstream.reached
-        counted = gate.down_s is None and not unreached
+        counted = gate.down_s() is None and not unreached
         if isinstance(error, Recalled):
             gate.recalled(ticket)
         elif isinstance(error, RateLimited):

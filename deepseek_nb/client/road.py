@@ -53,6 +53,8 @@ class Road(Means):
                 if flight.cancelled() and not _cancelling():
                     continue  # whoever asked first went away: now it is our turn
                 raise
+            if shared.fingerprint not in (errand.key, *(leg.key for leg in errand.fallbacks)):
+                continue  # another route answered, which this caller has not allowed
             answer = errand.with_value(replace(shared, cached=True))
             if errand.on_delta:
                 errand.on_delta(Delta(answer.text, answer.reasoning))

@@ -30,9 +30,9 @@ class Client:
     >>> client.ask("Why is the sky blue?").text               # doctest: +SKIP
     """
 
-    def __init__(self, settings: Settings | None = None, **arguments: Any) -> None:
+    def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
         settings, arguments = hidden(settings), hidden(arguments)
-        self.aio = AsyncClient(settings, **arguments)
+        self.aio = AsyncClient(settings, fallback=fallback, **arguments)
         """The async client behind this one; it belongs to the background loop."""
         self._warned = False
         background.close_at_end(self.aio)

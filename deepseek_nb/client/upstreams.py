@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.adapters.auth import ApiKey, JWTBearer
+from deepseek_nb.adapters.limits import SharedLimits, account_name
 from deepseek_nb.adapters.settings import Settings
 from deepseek_nb.adapters.transport import Transport
-from deepseek_nb.client.gate import Gate
+from deepseek_nb.client.gate import Gate, NotShared
 from deepseek_nb.client.routes import Route, read_routes
 from deepseek_nb.core.admission import Admission, Tuning
 from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import ChatRequest
-from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.core.errors import ConfigError, StoreFailed
 from deepseek_nb.core.prices import Price
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.core.wire import Dialect
 
 __all__ = ["Upstream", "Upstreams"]
+
+LIMITS_FILE = "limits.db"
+"""In the data directory, beside the answers."""
 
 BULK_FAILOVER = 6
 """A row waits so many times as long as an interactive call for its server, before it takes another."""
@@ -147,14 +152,32 @@ def _connected(route: Route, settings: Settings) -> Upstream:
     return Upstream(
         Transport(settings.base_url, auth=auth, connect_timeout_s=settings.connect_timeout_s),
         route=settings.route_name,
-        new_gate=lambda model: _gate(settings),
+        new_gate=lambda model: _gate(settings, model),
         dialect=route.speaks(),
         price=route.price(),
         free=route.on_this_machine,
     )
 
 
-def _gate(settings: Settings) -> Gate:
+def _gate(settings: Settings, model: str) -> Gate:
     start = min(settings.concurrency_start, settings.concurrency_max)
     tuning = Tuning(start=start, most=settings.concurrency_max)
-    return Gate(Admission(rng=random.random, tuning=tuning), recall=settings.recall)
+    admission = Admission(rng=random.random, tuning=tuning)
+    return Gate(admission, shared=_shared_limits(settings, model), recall=settings.recall)
+
+
+def _shared_limits(settings: Settings, model: str) -> SharedLimits | None:
+    """Where the kernels of this machine on the same account and model meet; None: each goes alone."""
+    if not settings.share_limit:
+        return None
+    key = settings.api_key or settings.jwt_client_secret
+    account = account_name(
+        settings.base_url, settings.jwt_client_id or "", key.reveal() if key else "", model
+    )
+    try:
+        return SharedLimits(settings.data_dir / LIMITS_FILE, account)
+    except StoreFailed as error:
+        warnings.warn(
+            f"The server's limits are not shared with other kernels: {error}", NotShared, stacklevel=2
+        )
+        return None

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from deepseek_nb.core.errors import DeepSeekError, WentSilent
 
 __all__ = ["Limits", "Watchdog"]
+
+SECOND_LOOK_S = 0.02
+"""How long before a limit that has passed ends anything: a turn of the event loop in which it can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class Watchdog:
             (self._started_s + limits.total_s, f"the answer was not complete after {limits.total_s:g} s"),
         )
 
-    def _look(self) -> None:
+    def _look(self, *, again: bool = False) -> None:
         now = self._loop.time()
         due_s, why = self._due()
         if self._at_the_end is not None and self._byte_s is None:
@@ -95,10 +99,12 @@ class Watchdog:
                 due_s, why = now, f"the server was silent for {tail_s:g} s, and nothing else is left to send"
             else:
                 due_s = min(due_s, max(self._started_s + tail_s, now + tail_s / 10))
-        if due_s <= now:
-            self.hang_up(WentSilent(f"We hung up: {why}.", hint="Running it again usually works."))
-        else:
+        if due_s > now:
             self._timer = self._loop.call_at(due_s, self._look)
+        elif not again:  # the loop may have been held up, and what came lie unread: read it first
+            self._timer = self._loop.call_later(SECOND_LOOK_S, partial(self._look, again=True))
+        else:
+            self.hang_up(WentSilent(f"We hung up: {why}.", hint="Running it again usually works."))
 
     async def __aenter__(self) -> Watchdog:
         await self._timeout.__aenter__()

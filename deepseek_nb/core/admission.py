@@ -1,35 +1,19 @@
-"""May this start now? Priority lanes, a concurrency that adapts, a breaker; one pure object.
+"""May this start now? Priority lanes under a limit that adapts; one pure object for each process.
 
-The limit moves by what the server shows, not by what it is asked:
-
-* a first token that comes while nearly all places are held says "there was room": the limit grows
-  by a step that starts small after a refusal and doubles every 1.3 s without one;
-* a 429 says "you hold all you may": the limit becomes what is held, and at most once a second 0.85 of it;
-  a 503 the same with 0.8; nothing new is sent for about 0.7 s, and the refused one goes first;
-* the number inside a 429, less one, is a ceiling for twenty seconds, unless a request that was sent
-  later and above it gets in;
-* refusals that have nothing to do with the load are pardoned and change nothing (:class:`Noise`);
-* ten 503s or faults in a row without a token or an answer for three seconds open the breaker: one
-  probe at a time, at most five seconds apart, until one gets through. A 429 never opens it, since
-  it shows a living server.
-
-Some servers refuse a share of all requests whatever the load, and the next try works. Taking that
-for fullness ends at one request at a time. What tells the two apart is the level, that is how many
-are in flight: fullness never refuses below a level that got in moments ago, noise does. So the
-noise is measured there, and only there, each success earns the right to be refused as often as the
-noise explains, and what exceeds it is fullness. Refusals that come in clumps are other kernels'
-competition rather than noise and count less. On a server without noise no pardon is earned; a few
-to begin with spare the first seconds.
-
-The constants of time are made for answers that take seconds. Where they take less, a hold, a cut's
-gap and a doubling are shorter in proportion; otherwise one refusal would empty a quick server.
+What the server allows is its :class:`~deepseek_nb.core.level.Level`; this file holds the line of
+those who wait, and what is in flight.
 
 Lanes 4 and 5 are interactive: they do not wait for the limit, and while one of them has been
 refused, lanes 1 to 3 send nothing, so that the next place that comes free is theirs. Lanes 1 to 3
 share the limit; a higher lane is served as if it had come ``AGEING_S`` earlier per step, so that
 no lane waits for ever.
 
-The constants and what each is worth were found by simulation (``tests/sim``).
+Three kinds of silence have a cure here. At a job's end, when nobody waits any more, a row without a
+byte is sent again early. An interactive call without a byte gets a second copy. An interactive call
+that waits in the server's queue may have our own rows before it taken back, which never started.
+
+Several kernels on one account share one level: :meth:`Admission.report` gives what happened here,
+:mod:`deepseek_nb.core.fleet` replays it on the shared level, :meth:`Admission.adopt` takes that over.
 """
 
 from __future__ import annotations
@@ -37,50 +21,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["AGEING_S", "INTERACTIVE_LANE", "Admission", "Noise", "Ticket", "Tuning"]
+from deepseek_nb.core.level import NEVER_S, Level, Noise, Tuning
+
+__all__ = ["AGEING_S", "INTERACTIVE_LANE", "Admission", "Noise", "Report", "Ticket", "Tuning", "View"]
 
 INTERACTIVE_LANE = 4
 AGEING_S = 60.0
-NOISE_MOST = 0.6
-"""A server that refuses more than this whatever the load is taken for full."""
-CLUMPED = 0.5
-CLUMPED_MOST = 0.1
 
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """The constants of the limit and the breaker; the defaults are the measured best."""
-
-    start: float = 16.0
-    least: float = 1.0
-    most: float = 2000.0
-    cut_429: float = 0.85
-    cut_503: float = 0.8
-    cut_gap_s: float = 1.0
-    step: float = 0.02
-    doubling_s: float = 1.3
-    hold_s: float = 0.7
-    usual_s: float = 2.0
-    """How long answers take where the constants of time hold as they are; quicker servers: in proportion."""
-    trip: int = 10
-    trip_silence_s: float = 3.0
-    probe_gap_s: float = 5.0
-    resume: float = 0.5
-    named_limit_s: float = 20.0
-    """How long the number inside a 429 is believed."""
-    below: float = 0.9
-    """The share of a level that got in, below which a refusal is not fullness."""
-    below_s: float = 20.0
-    """How long a level that got in counts."""
-    newest: float = 0.02
-    """The weight of the newest outcome in the measured noise."""
-    pardons: float = 8.0
-    """The most that are kept, and how many there are to begin with."""
-    pardons_per_noise: float = 2.5
-    """Pardons earned for each refusal that the noise explains: room for bad luck and a late measurement."""
-    noise_for_numbers: float = 0.02
-    """From this noise on, the number inside a 429 is not believed."""
+Fact = tuple[str, float, dict[str, Any]]
+"""A verb of :class:`Level`, when it happened, and its arguments."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,13 +44,21 @@ class Ticket:
     held: bool = False
     yielding: bool = False
     """Interactive, refused, and bulk waits for it."""
+    away: bool = False
+    """Bulk, between a refusal or a fault and its return to the line."""
     order: tuple[float, int] = field(default=(0.0, 0))
     sent_s: float = 0.0
     level: int = 0
-    """Requests in flight when it was sent, itself included."""
+    """Requests in flight when it was sent, itself included, those of other kernels too."""
     below: bool = False
     """Sent at a level where fullness cannot refuse it."""
+    on_the_wire: bool = False
+    """Whether :meth:`Admission.sent` was told of it."""
+    spoken: bool = False
+    """A byte of any kind came."""
     got_in: bool = False
+    called_back: bool = False
+    """Its sender has been asked to hang up."""
 
     @property
     def interactive(self) -> bool:
@@ -107,71 +66,35 @@ class Ticket:
         return self.lane >= INTERACTIVE_LANE
 
 
-class _Share:
-    """How often something is so, the newest cases counting more."""
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened in this process since the last report, and what it has and wants."""
 
-    def __init__(self, newest: float) -> None:
-        self.value = 0.0
-        self._newest, self._cases = newest, 2
+    facts: tuple[Fact, ...]
+    level: list[Any]
+    """The level as it is here, facts included: where there is no shared one yet, it begins so."""
+    held: int
+    passing: int
+    want: int
+    """Places for bulk it could use: held and waiting."""
+    yielding: bool
+    probing: bool
+    tuning: Tuning
 
-    def add(self, case: bool) -> None:
-        """One more case."""
-        self._cases += 1
-        self.value += max(self._newest, 1.0 / self._cases) * (case - self.value)
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the shared table says to one member."""
 
-class Noise:
-    """The refusals that have nothing to do with the load: how many there are, and which are pardoned.
-
-    Two shares are measured below a level that got in during the last seconds: of refusals right
-    after a success, and right after a refusal. Noise refuses both alike. When the second is larger,
-    refusals come in clumps, as they do when several kernels compete for the same places.
-    """
-
-    def __init__(self, tuning: Tuning) -> None:
-        self._tuning = tuning
-        self._pardons = tuning.pardons
-        self._after_success, self._after_refusal = _Share(tuning.newest), _Share(tuning.newest)
-        self._last_got_in = True
-        self._proven: tuple[int, float] = (0, float("-inf"))
-
-    @property
-    def share(self) -> float:
-        """The share of requests that are refused whatever the load, as far as is known."""
-        clumps = self._after_refusal.value - self._after_success.value
-        clumped = min(CLUMPED_MOST, max(0.0, CLUMPED * clumps))
-        return min(NOISE_MOST, max(0.0, self._after_success.value - clumped))
-
-    def sent(self, ticket: Ticket, level: int, now: float) -> None:
-        """A request leaves; ``level`` are in flight, itself included."""
-        proven, since_s = self._proven
-        fresh = now - since_s <= self._tuning.below_s
-        ticket.sent_s, ticket.level, ticket.got_in = now, level, False
-        ticket.below = fresh and level <= self._tuning.below * proven
-
-    def got_in(self, ticket: Ticket, now: float) -> None:
-        """It was let in."""
-        ticket.got_in = True
-        if ticket.level >= self._proven[0] or now - self._proven[1] > self._tuning.below_s:
-            self._proven = (ticket.level, now)
-        self._measure(ticket, refused=False)
-        per_success = self.share / (1.0 - self.share)
-        self._pardons = min(
-            self._tuning.pardons, self._pardons + self._tuning.pardons_per_noise * per_success
-        )
-
-    def refused(self, ticket: Ticket) -> bool:
-        """It was refused; gives whether that is pardoned."""
-        self._measure(ticket, refused=True)
-        if self._pardons < 1.0:
-            return False
-        self._pardons -= 1.0
-        return True
-
-    def _measure(self, ticket: Ticket, *, refused: bool) -> None:
-        if ticket.below:
-            (self._after_success if self._last_got_in else self._after_refusal).add(refused)
-        self._last_got_in = not refused
+    level: Level
+    room: int
+    """Bulk requests it may have in flight."""
+    others: int = 0
+    """Members beside it."""
+    others_in_flight: int = 0
+    others_held: int = 0
+    others_yield: bool = False
+    others_probe: bool = False
 
 
 class Admission:
@@ -188,27 +111,26 @@ class Admission:
     def __init__(self, *, rng: Callable[[], float], tuning: Tuning | None = None) -> None:
         self.tuning = tuning or Tuning()
         self.rng = rng
-        self.limit = self.tuning.start
+        self.level = Level(self.tuning)
         self.held = 0
         """Bulk requests in flight; interactive ones are not counted."""
-        self.noise = Noise(self.tuning)
-        self.open = False
-        """Whether the breaker is open: the server seems to be down."""
-        self.open_since_s: float | None = None
+        self.passing = 0
+        """Interactive requests in flight."""
+        self.urgent = False
+        """Something happened that the other kernels should know at once."""
+        self.recalls = 0
+        """Rows that were taken back."""
         self._line: list[tuple[tuple[float, int], Ticket]] = []
         self._interactive: list[Ticket] = []
+        self._in_flight: dict[Ticket, None] = {}
         self._count = 0
         self._yielding = 0
-        self._passing = 0  # interactive requests in flight
-        self._hold_until_s = float("-inf")
-        self._cut_s = float("-inf")
-        self._quiet_s = float("-inf")  # the last sign of fullness
-        self._last_answer_s: float | None = None  # counted from the first ticket on
-        self._good = self.limit
-        self._bad = 0
-        self._probe_wait_s = 1.0
-        self._named: tuple[int, float, float] | None = None  # number, heard, sent
-        self._answer_s = self.tuning.usual_s  # how long an answer takes, from sending to its end
+        self._away = 0
+        self._shared: View | None = None
+        self._facts: list[Fact] | None = None
+        self._met_s = NEVER_S
+        self._met_busy = False  # whether the others know of work here
+        self._recalled_s = NEVER_S  # the newest recall that was heeded: its calls' time of sending
 
     # ------------------------------------------------------------------------------------- the line
 
@@ -217,8 +139,8 @@ class Admission:
         if not 1 <= lane <= 5:
             raise ValueError(f"priority is 1 to 5, not {lane}")
         ticket = Ticket(lane, now)
-        if self._last_answer_s is None:
-            self._last_answer_s = now
+        if self.level.heard_s is None:
+            self._learn("asked", now)
         self._count += 1
         ticket.order = (now - AGEING_S * lane, self._count)
         self._queue(ticket)
@@ -226,7 +148,7 @@ class Admission:
 
     def again(self, ticket: Ticket) -> None:
         """Join the line again after a refusal or a fault: at the front of its lane, as it asked long ago."""
-        self._stop_yielding(ticket)
+        self._back(ticket)
         self._queue(ticket)
 
     def _queue(self, ticket: Ticket) -> None:
@@ -240,27 +162,35 @@ class Admission:
         started = sorted(self._interactive, key=lambda t: (-t.lane, t.order))
         self._interactive.clear()
         for ticket in started:
-            ticket.held = True
-            self._passing += 1
-            self.noise.sent(ticket, self.held + self._passing, now)
-        if now < self._hold_until_s or (self._yielding and not self.open):
+            self.passing += 1
+            self._start(ticket, now)
+        if now < self.level.hold_until_s or not self._line or self._stands_aside:
             return started
         room = self._room(now)
-        while self._line and self.held < room:
+        while self._line and (self.held < room if not self.open else room and not self._probing):
             ticket = heapq.heappop(self._line)[1]
-            ticket.held = True
             self.held += 1
-            self.noise.sent(ticket, self.held + self._passing, now)
+            self._start(ticket, now)
             started.append(ticket)
         return started
 
+    def _start(self, ticket: Ticket, now: float) -> None:
+        others = self._shared.others_in_flight if self._shared else 0
+        ticket.held = True
+        ticket.sent_s = now
+        ticket.level = self.held + self.passing + others
+        ticket.below = self.level.noise.explains(ticket.level, now)
+        ticket.on_the_wire = ticket.spoken = ticket.got_in = ticket.called_back = False
+        self._in_flight[ticket] = None
+
     def wake_at(self, now: float) -> float | None:
         """When to call :meth:`admit` if nothing else happens; None: only an event can change the answer."""
-        return self._hold_until_s if self._line and now < self._hold_until_s else None
+        hold_until_s = self.level.hold_until_s
+        return hold_until_s if self._line and now < hold_until_s else None
 
     def leave(self, ticket: Ticket, now: float) -> None:  # noqa: ARG002 (every verb is told the time)
         """Give a ticket up, waiting or held, without having learnt anything about the server."""
-        self._stop_yielding(ticket)
+        self._back(ticket)
         if ticket.held:
             self._give_back(ticket)
         elif ticket.interactive:
@@ -274,68 +204,107 @@ class Admission:
         """Tickets in the line."""
         return len(self._line) + len(self._interactive)
 
+    @property
+    def limit(self) -> float:
+        """How many bulk requests the server seems to bear, those of all kernels on the account together."""
+        return self.level.limit
+
+    @property
+    def noise(self) -> Noise:
+        """What is known of refusals that have nothing to do with the load."""
+        return self.level.noise
+
+    @property
+    def open(self) -> bool:
+        """Whether the breaker is open: the server seems to be down."""
+        return self.level.open_since_s is not None
+
+    @property
+    def open_since_s(self) -> float | None:
+        """Since when the breaker is open."""
+        return self.level.open_since_s
+
+    @property
+    def kernels(self) -> int:
+        """How many share the level, this one included."""
+        return 1 + (self._shared.others if self._shared else 0)
+
+    @property
+    def _stands_aside(self) -> bool:
+        """A refused interactive call, here or in another kernel, has the next place."""
+        others_yield = self._shared is not None and self._shared.others_yield
+        return (self._yielding > 0 or others_yield) and not self.open
+
     def _room(self, now: float) -> int:
-        limit = self.limit
-        if self._named is not None:
-            number, heard_s, _ = self._named
-            believed = self.noise.share < self.tuning.noise_for_numbers
-            if believed and now - heard_s < self.tuning.named_limit_s:
-                limit = min(limit, number - 1)
-            else:
-                self._named = None
-        return max(1, int(limit))
+        most = max(1, int(self.tuning.most))
+        places = min(most, self.level.places(now))
+        if self._shared is None or not self._shared.others:
+            return places
+        return min(places, self._shared.room)
+
+    @property
+    def _probing(self) -> bool:
+        """Whether something sent since the breaker opened is in flight."""
+        since_s = self.level.open_since_s
+        return since_s is not None and any(t.sent_s >= since_s for t in self._in_flight if not t.interactive)
 
     def _give_back(self, ticket: Ticket) -> None:
         if not ticket.held:
             return
         ticket.held = False
+        self._in_flight.pop(ticket, None)
         if ticket.interactive:
-            self._passing -= 1
+            self.passing -= 1
         else:
             self.held -= 1
 
-    def _stop_yielding(self, ticket: Ticket) -> None:
+    def _go_away(self, ticket: Ticket) -> None:
+        if not ticket.interactive and not ticket.away:
+            ticket.away = True
+            self._away += 1
+
+    def _back(self, ticket: Ticket) -> None:
         if ticket.yielding:
             ticket.yielding = False
             self._yielding -= 1
+        if ticket.away:
+            ticket.away = False
+            self._away -= 1
 
     # ----------------------------------------------------------------------- what the server showed
+
+    def _learn(self, verb: str, now: float, **facts: Any) -> None:
+        was_open = self.open
+        getattr(self.level, verb)(now, **facts)
+        self.urgent = self.urgent or self.open is not was_open
+        if self._facts is not None:
+            self._facts.append((verb, now, facts))
+
+    def _held_by_others(self) -> int:
+        return self._shared.others_held if self._shared else 0
 
     def first_token(self, now: float, ticket: Ticket | None = None) -> None:
         """A first token came: there was room.
 
         ``ticket`` is whose; without it only the answer tells that this request got in.
         """
-        self._alive(now)
         if ticket is not None:
+            ticket.spoken = True
             self._got_in(ticket, now)
-        t = self.tuning
-        if self.held < self.limit - max(2.0, 0.1 * self.limit):
-            return
-        step = min(1.0, t.step * 2.0 ** min(40.0, (now - self._quiet_s) / (t.doubling_s * self._pace)))
-        self.limit = min(t.most, self.limit + step)
+        held, limit = self.held + self._held_by_others(), self.level.limit
+        self._learn("first_token", now, full=self.open or held >= limit - max(2.0, 0.1 * limit))
 
     def answered(self, ticket: Ticket, now: float) -> None:
         """A complete answer came, usable or not, or an error that a living server gives (400, 401, 402)."""
         self._give_back(ticket)
-        self._stop_yielding(ticket)
+        self._back(ticket)
         if not ticket.got_in:
             self._got_in(ticket, now)
-        self._alive(now)
-        if not ticket.interactive:
-            self._answer_s += 0.05 * (now - ticket.sent_s - self._answer_s)
-        better = self.limit > self._good
-        self._good = self.limit if better else self._good + 0.02 * (self.limit - self._good)
-
-    @property
-    def _pace(self) -> float:
-        """What the constants of time are worth here: 1 where an answer takes ``usual_s`` or more."""
-        return min(1.0, max(0.01, self._answer_s / self.tuning.usual_s))
+        self._learn("answered", now, lasted_s=None if ticket.interactive else now - ticket.sent_s)
 
     def _got_in(self, ticket: Ticket, now: float) -> None:
-        self.noise.got_in(ticket, now)
-        if self._named and ticket.level > self._named[0] and ticket.sent_s > self._named[2]:
-            self._named = None  # more than it allows, sent after it was said
+        ticket.got_in = True
+        self._learn("got_in", now, in_flight=ticket.level, below=ticket.below, sent_s=ticket.sent_s)
 
     def refused(
         self, ticket: Ticket, now: float, *, overloaded: bool, named_limit: int | None = None
@@ -344,28 +313,19 @@ class Admission:
 
         ``named_limit`` is the number inside a 429's text.
         """
-        t = self.tuning
         self._give_back(ticket)
-        probing = self.open and not ticket.interactive
-        pardoned = not self.open and self.noise.refused(ticket)
-        if not pardoned:
-            self._quiet_s = now
-            if named_limit is not None:
-                self._named = (max(2, named_limit), now, ticket.sent_s)
-        if overloaded:
-            self._bad += 1
-        tripped = self.open or (overloaded and self._trip(now))
-        if not tripped and not pardoned:
-            cut = t.cut_503 if overloaded else t.cut_429
-            if now - self._cut_s > t.cut_gap_s * self._pace:
-                self._cut_s = now
-                self.limit = max(t.least, min(self.limit, self.held) * cut)
-            elif not overloaded:
-                self.limit = max(t.least, min(self.limit, self.held))
-            self._hold(now, t.hold_s * self._pace * (0.5 + self.rng()))
-        if probing:
-            self._probe_wait_s = min(t.probe_gap_s, self._probe_wait_s * 2)
-            self._hold(now, self._probe_wait_s * (0.5 + 0.5 * self.rng()))
+        self._go_away(ticket)
+        held = self.held + self._held_by_others()
+        self._learn(
+            "refused",
+            now,
+            held=held,
+            below=ticket.below,
+            sent_s=ticket.sent_s,
+            overloaded=overloaded,
+            named=named_limit,
+            u=self.rng(),
+        )
         ticket.refusals += 1
         return self._refusal_wait_s(ticket, overloaded=overloaded)
 
@@ -373,8 +333,9 @@ class Admission:
         if ticket.interactive:
             if self.open:
                 return self.tuning.probe_gap_s * (0.5 + 0.5 * self.rng())
-            ticket.yielding = True
-            self._yielding += 1
+            if not ticket.yielding:
+                ticket.yielding = self.urgent = True
+                self._yielding += 1
             return 0.2 + 0.3 * self.rng()
         if self.open or not overloaded:
             return 0.0
@@ -383,33 +344,152 @@ class Admission:
     def faulted(self, ticket: Ticket, now: float) -> None:
         """A 500, a reset, silence, a broken stream."""
         self._give_back(ticket)
-        self._bad += 1
+        self._go_away(ticket)
+        self._learn("faulted", now, u=self.rng())
+
+    def may_probe(self, now: float) -> bool:
+        """Whether a caller with another way should try this one now, though the breaker is open.
+
+        One at a time, at most ``probe_gap_s`` apart. Always true while it is closed.
+        """
         if not self.open:
-            self._trip(now)
-        elif not ticket.interactive:
-            self._probe_wait_s = min(self.tuning.probe_gap_s, self._probe_wait_s * 2)
-            self._hold(now, self._probe_wait_s * (0.5 + 0.5 * self.rng()))
+            return True
+        others_probe = self._shared is not None and self._shared.others_probe
+        return now >= self.level.hold_until_s and not self._probing and not self.passing and not others_probe
 
-    def _hold(self, now: float, wait_s: float) -> None:
-        self._hold_until_s = max(self._hold_until_s, now + wait_s)
+    # -------------------------------------------------------------------------------------- silence
 
-    def _trip(self, now: float) -> bool:
-        t = self.tuning
-        if self._bad >= t.trip and now - (self._last_answer_s or 0.0) > t.trip_silence_s:
-            self.open, self.open_since_s = True, now
-            self.limit, self._probe_wait_s = t.least, 1.0
-            self._hold(now, self._probe_wait_s * (0.5 + 0.5 * self.rng()))
-        return self.open
+    def sent(self, ticket: Ticket, now: float) -> None:
+        """The holder's request goes on the wire."""
+        ticket.on_the_wire, ticket.sent_s = True, now
 
-    def _alive(self, now: float) -> None:
-        self._bad, self._last_answer_s = 0, now
-        if self.open:
-            self._close(now)
+    def byte(self, ticket: Ticket) -> None:
+        """A byte of any kind came, the status line included."""
+        ticket.spoken = True
 
-    def _close(self, now: float) -> None:
-        t = self.tuning
-        self.open, self.open_since_s = False, None
-        self._bad, self._probe_wait_s = 0, 1.0
-        self.limit = max(t.least, self._good * t.resume)
-        self._quiet_s = now - 3 * t.doubling_s * self._pace
-        self._hold_until_s = float("-inf")
+    @property
+    def at_the_end(self) -> bool:
+        """No bulk row waits in the line, and none is away waiting out a jitter."""
+        return not self._line and not self._away
+
+    def repeat_due(self, ticket: Ticket, now: float) -> bool:
+        """Whether a bulk request at the job's end has been without a byte for too long."""
+        return self.at_the_end and self._silent(ticket, now, self.tuning.tail_silence_s)
+
+    def hedge_due(self, ticket: Ticket, now: float) -> bool:
+        """Whether an interactive call has been without a byte for so long that a second copy pays.
+
+        A request without a byte cannot have been answered, so the second copy is not paid twice.
+        """
+        return ticket.interactive and self._silent(ticket, now, self.tuning.hedge_s)
+
+    @staticmethod
+    def _silent(ticket: Ticket, now: float, seconds: float) -> bool:
+        return ticket.held and ticket.on_the_wire and not ticket.spoken and now - ticket.sent_s >= seconds
+
+    # --------------------------------------------------------------------------------------- recall
+
+    def recall(self, call: Ticket, now: float) -> list[Ticket]:
+        """The waiting rows to hang up for an interactive call that still has no token.
+
+        Those of ours that were sent before it and have no token either: they wait in the server's
+        queue and never started. Other kernels hear of it by :meth:`to_give_back`. The sender of each
+        hangs up and says :meth:`recalled`. Empty for a call that got its token or ended, and for a
+        minute after a recall that did not help.
+        """
+        if not call.held or call.got_in or now < self.level.no_recall_until_s:
+            return []
+        rows = self._waiting_rows(call.sent_s)
+        self._recalled_s = max(self._recalled_s, call.sent_s)
+        if rows or self._held_by_others():
+            self.urgent = True
+            self._take_back(rows, now, call.sent_s)
+        return rows
+
+    def recall_helped(self, call: Ticket, now: float) -> None:
+        """To be called some seconds after :meth:`recall`: if the call still waits, the queue is not ours."""
+        if call.held and not call.got_in:
+            self._learn("recall_failed", now)
+
+    def to_give_back(self, now: float) -> list[Ticket]:
+        """The rows to hang up because another kernel's interactive call waits; after each :meth:`adopt`."""
+        level = self.level
+        if level.recall_sent_s <= self._recalled_s:
+            return []
+        self._recalled_s = level.recall_sent_s
+        rows = self._waiting_rows(level.recall_sent_s)
+        if rows:
+            self._take_back(rows, now, level.recall_sent_s)
+        return rows
+
+    def recalled(self, ticket: Ticket, now: float) -> None:  # noqa: ARG002
+        """The sender of a row hung it up: no attempt is counted, and it may ask :meth:`again`."""
+        self.recalls += 1
+        self._give_back(ticket)
+        self._go_away(ticket)
+
+    def _waiting_rows(self, sent_before_s: float) -> list[Ticket]:
+        return [
+            t
+            for t in self._in_flight
+            if not (t.interactive or t.got_in or t.called_back) and t.on_the_wire and t.sent_s < sent_before_s
+        ]
+
+    def _take_back(self, rows: list[Ticket], now: float, sent_s: float) -> None:
+        for row in rows:
+            row.called_back = True
+        left = max(0, self.held - len(rows)) + self._held_by_others()
+        self._learn("recalled", now, held=left, sent_s=sent_s)
+
+    # -------------------------------------------------------------------------------------- sharing
+
+    def share(self) -> None:
+        """From now on, keep what happens for :meth:`report`."""
+        if self._facts is None:
+            self._facts = []
+
+    def unshare(self) -> None:
+        """Go on alone with the level as it is."""
+        self._facts = self._shared = None
+
+    def meet_at(self) -> float | None:
+        """When to :meth:`report` next; None: not before something happens."""
+        if self._facts is None:
+            return None
+        busy = self._busy
+        if self.urgent or busy is not self._met_busy:
+            return self._met_s + self.tuning.meet_urgent_s
+        if not busy:
+            return None
+        return self._met_s + (self.tuning.meet_s if self.kernels > 1 else self.tuning.meet_alone_s)
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self.held or self.passing or self.waiting)
+
+    def report(self, now: float) -> Report:
+        """What happened since the last report; :meth:`adopt` follows with what the others made of it."""
+        facts, self._facts = self._facts or [], []
+        self.urgent = False
+        self._met_s, self._met_busy = now, self._busy
+        return Report(
+            facts=tuple(facts),
+            level=self.level.to_list(),
+            held=self.held,
+            passing=self.passing,
+            want=min(self.held + len(self._line), max(1, int(self.tuning.most))),
+            yielding=self._yielding > 0,
+            probing=self._probing,
+            tuning=self.tuning,
+        )
+
+    def adopt(self, view: View) -> None:
+        """Take the shared level over; what happened since the report happened on it, too."""
+        self._shared = view
+        self.level = view.level
+        for verb, now, facts in self._facts or ():
+            getattr(self.level, verb)(now, **facts)
+
+    def not_reported(self, report: Report) -> None:
+        """The report reached nobody: its facts go into the next one."""
+        self._facts = [*report.facts, *(self._facts or ())][-10_000:]

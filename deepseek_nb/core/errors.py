@@ -284,9 +284,10 @@ class ServerFault(Theirs):
 
 
 class TransportFailed(Theirs):
-    """The connection failed."""
+    """The connection failed. ``partial``: the text that came before."""
 
     charged: Literal["no", "yes", "unknown"] = "unknown"
+    partial: str = ""
 
 
 class NeverConnected(TransportFailed):

@@ -15,7 +15,7 @@ from typing import Literal
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import DeepSeekError
 
-__all__ = ["CallEvent", "Charged", "cause", "duration", "waiting_line"]
+__all__ = ["DOWN_AFTER_S", "CallEvent", "Charged", "cause", "duration", "waiting_line"]
 
 Kind = Literal["hit", "sent", "first_token", "waiting", "fallback", "answered", "failed"]
 Charged = Literal["no", "unknown", "yes"]

@@ -79,7 +79,7 @@ class Metrics:
         elif event.kind == "failed":
             self.calls += 1
             self.failed += 1
-        if event.error is not None and event.kind in ("waiting", "failed"):
+        if event.error is not None and event.kind in ("waiting", "fallback", "failed"):
             kind = self.refusals if event.error.disposition.value == "refused" else self.faults
             kind[type(event.error).__name__] += 1
 

@@ -59,7 +59,8 @@ class RetryPolicy:
         return True
 
 
-REPAIR_TOKENS = 4096
+REPAIR_TOKENS = 8192
+"""The server's own cap without thinking: where we set none, the next one is above it."""
 
 
 def repaired(first: ChatRequest, error: AnswerInvalid, repairs: int) -> ChatRequest:
@@ -84,7 +85,7 @@ def repaired(first: ChatRequest, error: AnswerInvalid, repairs: int) -> ChatRequ
     wrong = Message("assistant", error.answer.text)
     why = Message(
         "user",
-        f"That answer cannot be used: {error.message} Write the corrected answer only"
-        + (", one JSON object." if first.json_mode else "."),
+        f"That answer{'' if repairs < 2 else ', too,'} cannot be used: {error.message} "
+        "Write the corrected answer only" + (", one JSON object." if first.json_mode else "."),
     )
     return calm.with_messages(wrong, why)

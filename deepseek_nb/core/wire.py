@@ -47,10 +47,12 @@ KEPT_BODY_CHARS = 500
 WHITESPACE_RUN_CHARS = 1024
 """A JSON answer with this many blanks in a row is the documented run-away: hang up instead of paying on."""
 
-_DSML = re.compile(r"<\s*[｜|‖]+\s*DSML\s*[｜|‖]+")
+FOREIGN_BYTES = 64 * 1024
+"""So much of a body that is neither events nor JSON is read before it is given up."""
+
+_DSML = re.compile(r"<\s*/?\s*[｜|‖]+\s*DSML\s*[｜|‖]+")
 _REQUEST_ID = re.compile(r"\s*\(request_id: [^)]*\)\s*$")
 _NAMED_LIMIT = re.compile(r"concurrency limit of (\d+)")
-_BLANK_TAIL = re.compile(r"\s*\Z")
 
 
 Dialect = Literal["deepseek", "openai"]
@@ -143,12 +145,12 @@ def error_from_reply(status: int, body: bytes, headers: Mapping[str, str] | None
         return _from_429(said, quoted, details)
     if status == 503:
         return Overloaded(f"The server is too busy (503){quoted}.", **details)
-    if status >= 500 or (is_page and status < 300):
+    if status >= 500 or (is_page and (status < 300 or status == 403)):  # a bot wall is not about the key
         page = " with an error page" if is_page else ""
         return ServerFault(f"The server failed ({status}){page}{quoted}.", **details)
     if status in (401, 403):
         return AuthError(f"The server does not accept the key ({status}){quoted}.", **details)
-    if status == 402 or (status == 400 and said.startswith("Insufficient Balance")):
+    if status == 402 or (status == 400 and _begins(said, "Insufficient Balance")):
         return BalanceExhausted(f"The account is empty ({status}){quoted}.", **details)
     if status in (404, 405):
         return EndpointUnknown(f"The server has no such address ({status}){quoted}.", **details)
@@ -161,6 +163,11 @@ def error_from_reply(status: int, body: bytes, headers: Mapping[str, str] | None
     return _from_400(status, said, quoted, details)
 
 
+def _begins(said: str, *beginnings: str) -> bool:
+    """Whether a message begins so, in any case: wordings change behind their first words."""
+    return said.casefold().startswith(tuple(beginning.casefold() for beginning in beginnings))
+
+
 def _from_429(said: str, quoted: str, details: dict[str, Any]) -> DeepSeekError:
     lowered = said.lower()
     if "insufficient balance" in lowered or "exceeded your current quota" in lowered:
@@ -171,14 +178,14 @@ def _from_429(said: str, quoted: str, details: dict[str, Any]) -> DeepSeekError:
 
 
 def _from_400(status: int, said: str, quoted: str, details: dict[str, Any]) -> DeepSeekError:
-    if said.startswith("Content Exists Risk"):
+    if _begins(said, "Content Exists Risk"):
         return ContentRefused(f"Moderation refused the text ({status}){quoted}.", **details)
-    if said.startswith("This model's maximum context length"):
+    if _begins(said, "This model's maximum context length"):
         return ContextTooLong(f"Too long for the model ({status}){quoted}", **details)
-    if said.startswith(("The supported API model names", "Model Not Exist")):
+    if _begins(said, "The supported API model names", "Model Not Exist"):
         return ModelUnknown(f"The server does not know this model ({status}){quoted}", **details)
-    if said.startswith(
-        ("Failed to deserialize", "Failed to parse", "Prompt must contain the word", "Empty input")
+    if _begins(
+        said, "Failed to deserialize", "Failed to parse", "Prompt must contain the word", "Empty input"
     ):
         return RequestInvalid(
             f"The server cannot read the request ({status}){quoted}.",
@@ -186,7 +193,10 @@ def _from_400(status: int, said: str, quoted: str, details: dict[str, Any]) -> D
             disposition=Disposition.STOP,
             **details,
         )
-    return RequestInvalid(f"The server will not take the request ({status}){quoted}.", **details)
+    hint = None
+    if "reasoning_content" in said:
+        hint = "Send each earlier answer of the conversation back with its reasoning_content."
+    return RequestInvalid(f"The server will not take the request ({status}){quoted}.", hint=hint, **details)
 
 
 # -------------------------------------------------------------------------- from the server: answers
@@ -272,6 +282,8 @@ class AnswerDecoder:
         self._buffer += data
         if self._kind == "sse":
             return self._lines()
+        if self._kind == "other" and len(self._buffer) > FOREIGN_BYTES:
+            raise self._foreign_body(bytes(self._buffer))
         return []
 
     @staticmethod
@@ -320,7 +332,7 @@ class AnswerDecoder:
     def _chunk(self, chunk: Any, part: str) -> Delta | None:
         if not isinstance(chunk, dict):
             raise self._broken("the server sent JSON that is no answer")
-        if chunk.get("error") and not chunk.get("choices"):
+        if chunk.get("error"):  # whatever stands beside it
             raise self._error_inside(chunk)
         if (usage := usage_from(chunk.get("usage"))) is not None:
             self._usage = usage
@@ -352,8 +364,7 @@ class AnswerDecoder:
             return
         self._text.append(text)
         if self.request.json_mode:
-            tail = _BLANK_TAIL.search(text)
-            run = len(tail.group()) if tail else 0
+            run = len(text) - len(text.rstrip())
             self._blanks = self._blanks + run if run == len(text) else run
             if self._blanks > WHITESPACE_RUN_CHARS and self._kind == "sse":
                 raise AnswerEmpty(
@@ -470,9 +481,11 @@ class AnswerDecoder:
             if word in kind:
                 status = stands_for
                 break
-        if said.startswith("Insufficient Balance"):
+        if _begins(said, "Insufficient Balance"):
             status = 402
-        found = error_from_reply(status, json.dumps(chunk).encode())
-        if self.progressed and found.charged == "no" and found.retryable:
+        found = error_from_reply(status, json.dumps({"error": error}).encode())
+        if self.progressed and found.retryable:
             return self._broken(f"the server broke off with an error: {said}")
+        if self.progressed:
+            found.charged, found.usage = "unknown", self.partial().usage  # type: ignore[attr-defined]
         return found

@@ -11,9 +11,11 @@ from deepseek_nb.sandbox.questions import Completion, ParsedRequest
 from deepseek_nb.sandbox.script import Ask, FaultScript
 from deepseek_nb.sandbox.server import Sandbox
 from deepseek_nb.sandbox.setup import Setup
+from deepseek_nb.sandbox.weather import SCENARIOS, Weather, ideal_s, weather_of
 
 __all__ = [
     "FAULTS",
+    "SCENARIOS",
     "Ask",
     "Completion",
     "Fault",
@@ -24,5 +26,8 @@ __all__ = [
     "RequestRecord",
     "Sandbox",
     "Setup",
+    "Weather",
     "fault_table",
+    "ideal_s",
+    "weather_of",
 ]

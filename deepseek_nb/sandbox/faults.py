@@ -3,6 +3,7 @@
 ``FAULTS`` is the table: what each fault does on the wire, the rows of the busy server suite it
 serves (1 to 28), its parameters with their defaults, what is charged for it, and whether the
 answer it leaves can still be used. ``print(fault_table())`` shows it. All times are server seconds.
+``whole=True`` sends one JSON body although a stream was asked for; a page is filled up to ``size_bytes``.
 """
 
 from __future__ import annotations
@@ -49,15 +50,29 @@ def _fault(
 # ----------------------------------------------------------------- no room, no money, no entry
 _fault("busy_503", "1", '503 "Service is too busy" at once', retry_after_s=None)
 _fault("rate_429", "2", "429 that names a concurrency limit", limit=5, current=None, retry_after_s=None)
+_fault(
+    "limit_falls",
+    "2",
+    "429 while more than N run; N is the next of `limits` after each `every` requests that got in",
+    limits=(20, 10, 5),
+    every=20,
+    current=None,
+)
 _fault("balance_402", "22", '402 "Insufficient Balance" in the middle of a job')
 _fault("governor_401", "23", "401 in plain text without a content type")
-_fault("reasoning_required_400", "20", "400: reasoning_content must be passed back")
+_fault(
+    "reasoning_required_400",
+    "20",
+    "400: reasoning_content must be passed back",
+    unless_echoed=False,
+    older=False,
+)
 _fault("content_risk", "21", '400 "Content Exists Risk"')
 _fault("unknown_model", "26", "400: the model was renamed")
-_fault("html_500", "10", "500 with an openresty error page")
-_fault("html_502", "10", "502 with a gateway's error page")
-_fault("html_504", "10", "504 with a gateway's error page")
-_fault("html_200", "10", "200 with the page of a bot wall")
+_fault("html_500", "10", "500 with an openresty error page", size_bytes=0)
+_fault("html_502", "10", "502 with a gateway's error page", size_bytes=0)
+_fault("html_504", "10", "504 with a gateway's error page", size_bytes=0)
+_fault("html_200", "10", "200 (or another status) with the page of a bot wall", status=200, size_bytes=0)
 _fault("reworded_request_id", "27", "a 503 whose message ends with a request id")
 _fault("reworded_422", "27", "a deserialization error as plain text under 422, as in 2024")
 _fault("reworded_models", "27 26", "the unknown-model error with another list of names")
@@ -73,6 +88,7 @@ _fault(
     usable=True,
     lines=3,
     every_s=None,
+    whole=False,
 )
 _fault(
     "keepalive_then_close",
@@ -80,6 +96,7 @@ _fault(
     "a blank line (or comment) every so often, then closed, no answer",
     every_s=60.0,
     close_s=300.0,
+    whole=False,
 )
 _fault(
     "comments",
@@ -88,7 +105,14 @@ _fault(
     charged="full",
     usable=True,
 )
-_fault("hang", "6", "accepts the request, never sends a byte")
+_fault(
+    "hang",
+    "6",
+    "accepts the request, never sends a byte; with reset_s it is reset after that; without a slot it only "
+    "counts as in flight",
+    reset_s=None,
+    slot=True,
+)
 _fault(
     "stall",
     "6",
@@ -201,11 +225,19 @@ _fault(
     message="Internal error, please retry.",
 )
 _fault(
+    "error_beside_answer",
+    "18",
+    "half an answer that says stop, with an error object beside it",
+    charged="sent",
+    message="Internal error, please retry.",
+)
+_fault(
     "content_type_swapped",
     "28",
     "events served as application/json, JSON as octet-stream",
     charged="full",
     usable=True,
+    whole=False,
 )
 
 

@@ -138,7 +138,13 @@ def _broken(work: Work, fault: Fault, *ending: Step, declared: bool = False) -> 
     return Reply([*steps, *ending], content_type=SSE)
 
 
+def _asked_for(work: Work, fault: Fault) -> Work:
+    """The work in the form that was asked for, or as a whole body where the fault says so."""
+    return replace(work, stream=work.stream and not fault["whole"])
+
+
 def _keepalive_then_json(work: Work, fault: Fault) -> Reply:
+    work = _asked_for(work, fault)
     beat = _beat_of(work, fault)
     reply = _plain(work)
     waits: list[Step] = []
@@ -148,6 +154,7 @@ def _keepalive_then_json(work: Work, fault: Fault) -> Reply:
 
 
 def _keepalive_then_close(work: Work, fault: Fault) -> Reply:
+    work = _asked_for(work, fault)
     lines = max(ceil(fault["close_s"] / fault["every_s"]) - 1, 0)
     steps: list[Step] = []
     for _ in range(lines):
@@ -225,7 +232,19 @@ def _error_in_stream(work: Work, fault: Fault) -> Reply:
     return _broken(work, fault, Send(b"data: " + error + b"\n\n"))
 
 
-def _swapped(work: Work, _: Fault) -> Reply:
+def _error_beside_answer(work: Work, fault: Fault) -> Reply:
+    error = error_body(fault["message"], "internal_error", "internal_error")[1:-1] + b","
+    content = work.draft.content
+    half = replace(work, draft=replace(work.draft, content=content[: len(content) // 2]))
+    if not work.stream:
+        return _json_reply(half, b"{" + error + half.body()[1:])
+    write = half.writer()
+    ending = b"".join(half.ending(write)).replace(b"data: {", b"data: {" + error, 1)
+    return Reply([*_paced(half, write, half.tokens(write)), Send(ending)], content_type=SSE)
+
+
+def _swapped(work: Work, fault: Fault) -> Reply:
+    work = _asked_for(work, fault)
     swapped = "application/json" if work.stream else "application/octet-stream"
     return replace(_plain(work), content_type=swapped)
 
@@ -246,7 +265,7 @@ PLANS: dict[str, Callable[[Work, Fault], Reply]] = {
     "keepalive_then_json": _keepalive_then_json,
     "keepalive_then_close": _keepalive_then_close,
     "comments": _comments,
-    "hang": lambda *_: Reply([Hang()]),
+    "hang": lambda _, fault: Reply([Hang()] if fault["reset_s"] is None else [Wait(fault["reset_s"]), Cut()]),
     "stall": lambda work, fault: _broken(work, fault, Hang(), declared=True),
     "stall_with_comments": lambda work, fault: _broken(work, fault, Hang(_beat_of(work, fault))),
     "slow_after": lambda _, fault: Reply([Wait(fault["wait_s"]), Cut(reset=False)]),
@@ -270,6 +289,7 @@ PLANS: dict[str, Callable[[Work, Fault], Reply]] = {
     "role_null": lambda work, _: _plain(work, role_null=True),
     "error_in_200": _error_in_200,
     "error_in_stream": _error_in_stream,
+    "error_beside_answer": _error_beside_answer,
     "content_type_swapped": _swapped,
 }
 """The faults that change how an answer travels."""

@@ -17,6 +17,10 @@ BUSY_TEXT = (
     "Service is too busy. We advise users to temporarily switch to alternative LLM API service providers."
 )
 _REASONING_TEXT = "The `reasoning_content` in the thinking mode must be passed back to the API."
+_OLDER_REASONING_TEXT = (
+    "Missing `reasoning_content` field in the assistant message at message index 1. For more information, "
+    "please refer to the documentation of the thinking mode."
+)
 _SERDE_TEXT = (
     "Failed to deserialize the JSON body into the target type: messages[0]: "
     "missing field `content` at line 1 column 64"
@@ -67,13 +71,34 @@ def _retry_after(retry_after_s: float | None) -> tuple[tuple[str, str], ...]:
     return () if retry_after_s is None else (("retry-after", f"{retry_after_s:g}"),)
 
 
-def _page(status: int, title: str, server: str = "openresty") -> Reply:
-    return Reply.whole(_PAGE.format(title=title, server=server).encode(), status, "text/html")
+def _page(fault: Fault, status: int, title: str, server: str = "openresty") -> Reply:
+    return Reply.whole(_filled(_PAGE.format(title=title, server=server), fault), status, "text/html")
+
+
+def _filled(page: str, fault: Fault) -> bytes:
+    """The page, made longer by comments as the pages of gateways are."""
+    body = page.encode()
+    comment = b"<!-- a padding to disable the browser's own error page -->\r\n"
+    missing: int = max(0, fault["size_bytes"] - len(body))
+    return (body + comment * (missing // len(comment) + 1))[: len(body) + missing]
+
+
+def _wall(fault: Fault, _: ParsedRequest) -> Reply:
+    return Reply.whole(_filled(_WALL, fault), fault["status"], "text/html; charset=utf-8")
 
 
 def _rate_429(fault: Fault, _: ParsedRequest) -> Reply:
     current = fault["limit"] + 1 if fault["current"] is None else fault["current"]
     return rate_limited(current, fault["limit"], fault["retry_after_s"])
+
+
+def _limit_falls(fault: Fault, _: ParsedRequest) -> Reply:
+    limit = fault["limits"][0]
+    return rate_limited(limit + 1 if fault["current"] is None else fault["current"], limit)
+
+
+def _reasoning_required(fault: Fault, _: ParsedRequest) -> Reply:
+    return error_reply(400, _OLDER_REASONING_TEXT if fault["older"] else _REASONING_TEXT)
 
 
 def _unknown(names: str) -> Callable[[Fault, ParsedRequest], Reply]:
@@ -91,15 +116,16 @@ def _reworded_status(fault: Fault, _: ParsedRequest) -> Reply:
 REFUSALS: dict[str, Callable[[Fault, ParsedRequest], Reply]] = {
     "busy_503": lambda fault, _: busy(fault["retry_after_s"]),
     "rate_429": _rate_429,
+    "limit_falls": _limit_falls,
     "balance_402": lambda *_: balance_empty(),
     "governor_401": lambda *_: governor(),
-    "reasoning_required_400": lambda *_: error_reply(400, _REASONING_TEXT),
+    "reasoning_required_400": _reasoning_required,
     "content_risk": lambda *_: error_reply(400, "Content Exists Risk"),
     "unknown_model": _unknown("deepseek-nova, deepseek-v5-pro"),
-    "html_500": lambda *_: _page(500, "500 Internal Server Error"),
-    "html_502": lambda *_: _page(502, "502 Bad Gateway", "nginx"),
-    "html_504": lambda *_: _page(504, "504 Gateway Time-out", "nginx"),
-    "html_200": lambda *_: Reply.whole(_WALL.encode(), 200, "text/html; charset=utf-8"),
+    "html_500": lambda fault, _: _page(fault, 500, "500 Internal Server Error"),
+    "html_502": lambda fault, _: _page(fault, 502, "502 Bad Gateway", "nginx"),
+    "html_504": lambda fault, _: _page(fault, 504, "504 Gateway Time-out", "nginx"),
+    "html_200": _wall,
     "reworded_request_id": lambda *_: busy(message=f"{BUSY_TEXT} (request_id: {uuid4()})"),
     "reworded_422": lambda *_: Reply.whole(_SERDE_TEXT.encode(), 422, "text/plain; charset=utf-8"),
     "reworded_models": _unknown("deepseek-nova or deepseek-v5-pro"),

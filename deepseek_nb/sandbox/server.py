@@ -113,6 +113,7 @@ class Sandbox:
         if self._server is None:
             return
         self._server.close()
+        self._service.stop()
         tasks = [connection.task for connection in self._connections if connection.task is not None]
         for connection in list(self._connections):
             connection.reset()

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from collections import Counter as Tally
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from math import exp
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from deepseek_nb.sandbox.account import Account, Catalogue, Model
 from deepseek_nb.sandbox.answers import AnswerHead, Bill, compact
 from deepseek_nb.sandbox.api import ApiError, check_key, parse_chat
 from deepseek_nb.sandbox.clock import ServerClock
+from deepseek_nb.sandbox.conditions import CONDITIONS
 from deepseek_nb.sandbox.engine import answer
 from deepseek_nb.sandbox.faults import Fault
 from deepseek_nb.sandbox.http import MAX_BODY_BYTES, Connection, RawRequest
@@ -26,9 +27,10 @@ from deepseek_nb.sandbox.refusals import REFUSALS, balance_empty, busy, error_re
 from deepseek_nb.sandbox.run import Run
 from deepseek_nb.sandbox.script import Ask, chance
 from deepseek_nb.sandbox.setup import Setup
-from deepseek_nb.sandbox.spoil import SPOILERS, draft_answer
+from deepseek_nb.sandbox.spoil import SPOILERS, bundled, draft_answer
 from deepseek_nb.sandbox.steps import BLANK, COMMENT, Reply
 from deepseek_nb.sandbox.tokens import make_counter
+from deepseek_nb.sandbox.weather import COST_429_S, COST_503_S, Weather, checked, weather_of
 
 __all__ = ["Service"]
 
@@ -39,6 +41,19 @@ FIM_PATHS = frozenset({"/completions", "/v1/completions", "/beta/completions"})
 ROUTES = dict.fromkeys(CHAT_PATHS | FIM_PATHS, "POST") | dict.fromkeys(
     ("/models", "/v1/models", "/user/balance", "/v1/user/balance"), "GET"
 )
+
+
+def _weather(setup: Setup) -> tuple[Weather, ...]:
+    if setup.weather is None:
+        return ()
+    if isinstance(setup.weather, str):
+        return weather_of(setup.weather, setup.seed)
+    return checked(setup.weather)
+
+
+def _slotless(fault: Fault | None) -> bool:
+    """Whether a request is lost before it comes to a slot."""
+    return fault is not None and fault.name == "hang" and not fault["slot"]
 
 
 class Case:
@@ -56,6 +71,7 @@ class Case:
         self.good = False
         self.counted = False
         self.has_slot = False
+        self.run: Run | None = None
         self.nth_try = 0
         self._tokens = 0
         self._stored = False
@@ -63,7 +79,7 @@ class Case:
     def sent(self, tokens: int) -> None:
         """Count what was handed over; with the first token the prompt is in the cache."""
         if tokens:
-            self._tokens += tokens
+            self._tokens += tokens * self.service.setup.tokens_per_event
             self._remember()
 
     def _remember(self) -> None:
@@ -129,10 +145,17 @@ class Service:
         self.engine = answer if setup.engine is None else setup.engine
         self.faults = setup.faults
         self.in_flight = 0
-        self._arrivals = self._serving = 0
+        self.slots, self.queue, self.up = setup.slots, setup.queue, True
+        self._weather = deque(_weather(setup))
+        self._weather_s: float | None = None  # when it began
+        self._weather_timer: asyncio.TimerHandle | None = None
+        self._outage_luck = random.Random(setup.seed * 7 + 5)  # noqa: S311
+        self._debt_s = 0.0  # what refusals cost, where there is weather
+        self._arrivals = 0
+        self._serving: dict[Case, None] = {}
         self._waiting: OrderedDict[int, tuple[Case, asyncio.Future[None]]] = OrderedDict()
         self._tries: Tally[str] = Tally()
-        self._fine: Tally[Fault] = Tally()
+        self._let_in: Tally[Fault] = Tally()
         self._ids = random.Random(setup.seed)  # noqa: S311  names, not secrets
 
     # ------------------------------------------------------------------------------- requests
@@ -143,7 +166,7 @@ class Service:
         if len(path) > 1:
             path = path.rstrip("/")
         case = Case(self, path)
-        run = connection.start(raw, case)
+        case.run = run = connection.start(raw, case)
         try:
             reply = self._reply(raw, path, case)
         except ApiError as error:
@@ -173,20 +196,27 @@ class Service:
         return self._admit(case, case.request, case.model)
 
     def _admit(self, case: Case, request: ParsedRequest, model: Model) -> Reply | None:
+        if self._weather and self._weather_s is None:
+            self._weather_s = self.clock.now_s()
+            self._turn()
         if self.account.empty:
             return balance_empty()
+        if not self.up:
+            return busy()
         limit = self.account.limit(model.concurrency)
         if self.in_flight >= limit:
+            self._owe(COST_429_S)
             return rate_limited(self.in_flight + 1, limit)
-        full = self.setup.slots is not None and self._serving >= self.setup.slots
-        if full and len(self._waiting) >= self.setup.queue:
+        full = self.slots is not None and len(self._serving) >= self.slots
+        if full and len(self._waiting) >= self.queue:
+            self._owe(COST_503_S)
             return busy()
         case.fault = self._fault(case, request)
         if case.fault is not None and case.fault.name in REFUSALS:
             return REFUSALS[case.fault.name](case.fault, request)
         self.in_flight += 1
         case.counted = True
-        if full:
+        if full and not _slotless(case.fault):
             return None
         return self._begin(case, request)
 
@@ -200,11 +230,12 @@ class Service:
         fault = script(
             Ask(case.index, request.prompt_hash, case.nth_try, text, request.stream, request.json_mode)
         )
-        if fault is not None and fault.name == "slow_after":
-            self._fine[fault] += 1
-            if self._fine[fault] <= fault["fine"] or self.in_flight < fault["calm"]:
-                return None
-        return fault
+        condition = None if fault is None else CONDITIONS.get(fault.name)
+        if fault is None or condition is None:
+            return fault
+        played = condition(fault, request, self.in_flight, self._let_in[fault])
+        self._let_in[fault] += played is None
+        return played
 
     def _begin(self, case: Case, request: ParsedRequest) -> Reply:
         """Take a slot and make the answer."""
@@ -225,10 +256,15 @@ class Service:
         )
         thought = None if draft.reasoning is None else len(draft.reasoning)
         case.bill = Bill(request.prompt_tokens, hit, draft.tokens, thought)
+        if setup.tokens_per_event > 1:
+            draft = bundled(draft, setup.tokens_per_event)
         factor = 1.0
         if setup.spread:
             drawn = random.Random(chance(setup.seed, "time", request.prompt_hash, case.nth_try))  # noqa: S311
             factor = exp(setup.spread * drawn.gauss(0.0, 1.0))
+        token_s = setup.token_s * setup.tokens_per_event
+        waste_s = min(self._debt_s, (setup.first_token_s + token_s * draft.tokens) * factor)
+        self._debt_s -= waste_s
         work = Work(
             AnswerHead(self._uuid(), int(self.clock.utc().timestamp()), request.served, setup.fingerprint),
             draft,
@@ -236,8 +272,8 @@ class Service:
             request.stream,
             request.include_usage,
             setup.usage_chunk,
-            setup.first_token_s * factor,
-            setup.token_s * factor,
+            setup.first_token_s * factor + waste_s,
+            token_s * factor,
             setup.keep_alive_s,
             fim=case.path in FIM_PATHS,
         )
@@ -263,9 +299,9 @@ class Service:
         await run.play_slowly(self._begin(case, request))
 
     def _take_slot(self, case: Case) -> None:
-        if not case.has_slot:
+        if not case.has_slot and not _slotless(case.fault):
             case.has_slot = True
-            self._serving += 1
+            self._serving[case] = None
 
     def settle(self, case: Case) -> None:
         """Give back the room a request took, and let the next ones begin."""
@@ -275,8 +311,12 @@ class Service:
             self.in_flight -= 1
         if case.has_slot:
             case.has_slot = False
-            self._serving -= 1
-        while self._waiting and self.setup.slots is not None and self._serving < self.setup.slots:
+            del self._serving[case]
+        self._fill()
+
+    def _fill(self) -> None:
+        """Let those who wait begin, as far as there are slots."""
+        while self.up and self._waiting and self.slots is not None and len(self._serving) < self.slots:
             _, (waiting, turn) = self._waiting.popitem(last=False)
             self._take_slot(waiting)
             turn.set_result(None)
@@ -286,6 +326,35 @@ class Service:
         self.cache.store(
             request.user_id, request.prompt_tokens, request.blocks, request.prompt_hash, self.clock.now_s()
         )
+
+    # ------------------------------------------------------------------------------- weather
+
+    def _turn(self) -> None:
+        """Take the next step of the weather, and set the timer for the one after it."""
+        assert self._weather_s is not None  # noqa: S101  it has begun
+        step = self._weather.popleft()
+        with self.lock:
+            fell = self.up and not step.up
+            self.slots, self.queue, self.up = step.slots, step.queue, step.up
+            self.account.concurrency = step.limit
+            for case in list(self._serving) if fell else ():
+                if case.run is not None and self._outage_luck.random() < 0.5:
+                    case.run.break_off(reset=True)
+            self._fill()
+        if self._weather:
+            wait_s = self._weather_s + self._weather[0].since_s - self.clock.now_s()
+            self._weather_timer = asyncio.get_running_loop().call_later(
+                max(0.0, self.clock.real_s(wait_s)), self._turn
+            )
+
+    def _owe(self, cost_s: float) -> None:
+        if self._weather_s is not None:
+            self._debt_s += cost_s
+
+    def stop(self) -> None:
+        """Let no more weather come."""
+        if self._weather_timer is not None:
+            self._weather_timer.cancel()
 
     # ------------------------------------------------------------------------------- numbers
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from deepseek_nb.sandbox.prefix_cache import CacheRule
 from deepseek_nb.sandbox.questions import Engine
 from deepseek_nb.sandbox.script import FaultRule
 from deepseek_nb.sandbox.tokens import CountRule
+from deepseek_nb.sandbox.weather import Weather
 
 __all__ = ["Setup"]
 
@@ -39,10 +40,15 @@ class Setup:
     """Requests that are worked on at once; None is all."""
     queue: int = 0
     """Requests that may wait for a slot; the next one gets a 503."""
+    weather: str | Sequence[Weather] | None = None
+    """How slots, queue and concurrency change over time: a name (see ``weather``; drawn from ``seed``) or the
+    steps. It begins with the first request for an answer."""
     first_token_s: float = 0.0
     """From the slot to the first token."""
     token_s: float = 0.0
     """From one token to the next."""
+    tokens_per_event: int = 1
+    """How many tokens a stream sends at once; the last event of an answer takes as long as a full one."""
     spread: float = 0.0
     """Sigma of the lognormal factor on both times (median 1), drawn from the seed, prompt and try."""
     time_scale: float = 1.0
@@ -87,6 +93,8 @@ class Setup:
                 )
                 raise ValueError(f"The sandbox has no option {name!r}. {guess}")
         setup = cls(**options)
+        if setup.weather is not None and not options.keys().isdisjoint(("slots", "queue", "concurrency")):
+            raise ValueError("A weather says what slots, queue and concurrency are: leave them out.")
         if setup.usage_chunk not in ("finish", "extra", "none", "null"):
             raise ValueError(
                 f"usage_chunk={setup.usage_chunk!r} is unknown: say 'finish', 'extra', 'none' or 'null'."

@@ -10,13 +10,15 @@ from deepseek_nb.sandbox.faults import Fault
 from deepseek_nb.sandbox.questions import Completion, ParsedRequest
 from deepseek_nb.sandbox.tokens import Counter
 
-__all__ = ["SPOILERS", "Draft", "draft_answer"]
+__all__ = ["SPOILERS", "Draft", "bundled", "draft_answer"]
 
 _DSML_TEXTS = (
     '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="answer">\n<｜DSML｜parameter name="text" string="true">yes'
     "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
     '<｜｜DSML｜｜ calls><｜｜DSML｜｜ invoke name="answer"></｜｜DSML｜｜ invoke></｜｜DSML｜｜ calls>',
     '<‖DSML‖function_calls><‖DSML‖invoke name="answer"></‖DSML‖invoke></‖DSML‖function_calls>',
+    '< | DSML | tool_calls>< | DSML | invoke name="answer"></ | DSML | invoke></ | DSML | tool_calls>',
+    "yes</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
 )
 _OTHER_SHAPE = '{"result":{"note":"another shape than asked for"}}'
 _LONG_THOUGHT_TOKENS = 512
@@ -50,6 +52,21 @@ def draft_answer(request: ParsedRequest, completion: Completion, counter: Counte
         return draft
     kept = None if reasoning is None else reasoning[: request.max_tokens]
     return Draft(content[: request.max_tokens - len(kept or ())], kept, "length")
+
+
+def bundled(draft: Draft, size: int) -> Draft:
+    """The same answer in pieces of ``size`` tokens.
+
+    >>> bundled(Draft(("a", "b", "c"), None), 2).content
+    ('ab', 'c')
+    """
+    content, reasoning = (
+        None
+        if pieces is None
+        else tuple("".join(pieces[at : at + size]) for at in range(0, len(pieces), size))
+        for pieces in (draft.content, draft.reasoning)
+    )
+    return replace(draft, content=content or (), reasoning=reasoning)
 
 
 def _reasoning_only(draft: Draft, *_: object) -> Draft:

@@ -127,7 +127,7 @@ def test_the_step_starts_small_after_a_refusal_and_doubles() -> None:
     gate.refused(tickets[0], 1.0, overloaded=False)
     steps = []
     for seconds in (0.0, 1.0, 2.0, 5.0, 6.0, 60.0):
-        gate.limit = gate.held = 9
+        gate.level.limit = gate.held = 9
         gate.first_token(1.0 + seconds)
         steps.append(gate.limit - 9)
     assert steps == pytest.approx([0.02, 0.04, 0.08, 0.64, 1.0, 1.0])
@@ -246,7 +246,7 @@ def test_a_later_request_above_the_number_that_gets_in_ends_it() -> None:
 
 def test_the_number_is_not_believed_where_refusals_are_noise() -> None:
     gate = make(start=20)
-    gate.noise._after_success.value = 0.1
+    gate.noise.after_success.value = 0.1
     tickets = fill(gate, 10)
     gate.refused(tickets[0], 1.0, overloaded=False, named_limit=2)
     for ticket in tickets[1:]:
@@ -337,7 +337,7 @@ def test_probes_go_one_at_a_time_at_most_five_seconds_apart(failure: str) -> Non
 @pytest.mark.parametrize("sign", ["first_token", "answered"])
 def test_a_probe_that_gets_through_closes_the_breaker(sign: str) -> None:
     gate = make()
-    gate._good = 30.0
+    gate.level.good = 30.0
     for ticket in tripped(gate):
         gate.again(ticket)
     [probe] = gate.admit(102.0)
@@ -400,7 +400,7 @@ def test_leaving_twice_or_late_gives_nothing_back_twice(lane: int, state: str) -
         gate.leave(ticket, 1.0)
     gate.leave(ticket, 2.0)
     assert gate.held == 2
-    assert gate._passing == gate._yielding == 0
+    assert gate.passing == gate._yielding == 0
 
 
 # ------------------------------------------------------------------------------------------- noise
@@ -471,7 +471,7 @@ def test_clumps_of_refusals_are_less_of_a_noise() -> None:
     """Other kernels' competition refuses several in a row; noise does not."""
     even, clumped = (Admission(rng=lambda: 0.5).noise for _ in range(2))
     for noise, in_a_row in ((even, 0.1), (clumped, 0.5)):
-        noise._after_success.value, noise._after_refusal.value = 0.1, in_a_row
+        noise.after_success.value, noise.after_refusal.value = 0.1, in_a_row
     assert even.share == pytest.approx(0.1)
     assert clumped.share == 0.0
 
@@ -560,7 +560,7 @@ class AnyOrder(RuleBasedStateMachine):
     def the_counts_are_right(self) -> None:
         bulk = [t for t in self.held if not t.interactive]
         assert self.gate.held == len(bulk)
-        assert self.gate._passing == len(self.held) - len(bulk)
+        assert self.gate.passing == len(self.held) - len(bulk)
         assert self.gate._yielding == sum(t.yielding for t in self.away)
         assert self.gate.waiting == len(self.waiting)
         assert not any(t.held for t in self.waiting + self.away)

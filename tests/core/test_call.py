@@ -19,9 +19,11 @@ from deepseek_nb.core.call import (
     Event,
     Fail,
     Failed,
+    FallBack,
     Finish,
     Hit,
     Interrupted,
+    Leg,
     LookUp,
     Missed,
     Release,
@@ -93,7 +95,7 @@ class World:
             command = call.next(event, self.now)
 
     def answer(self, command: Command) -> Event:
-        interruptible = isinstance(command, LookUp | Reserve | Admit | Send | Wait)
+        interruptible = isinstance(command, LookUp | Reserve | Admit | Send | Wait | FallBack)
         if interruptible and len(self.commands) - 1 == self.interrupt_at:
             return Interrupted(USAGE if isinstance(command, Send) else None)
         match command:
@@ -112,7 +114,13 @@ class World:
                 self.ended += 1
                 return Done()
             case Admit():
+                if self.script[:1] == ["down"]:
+                    self.script.pop(0)
+                    return Failed(Overloaded("down"))
                 return Admitted()
+            case FallBack():
+                assert self.open_reservations == 0, "a leg was left with its reservation open"
+                return Done()
             case Send():
                 assert self.open_reservations == 1, "sent without a reservation"
                 self.now += 1.0
@@ -250,3 +258,82 @@ def test_without_a_store_nothing_is_looked_up_or_kept():
     story = Call(REQUEST, key="k", policy=RetryPolicy(), rng=lambda: 0.5, look_up=False, keep=False)
     assert isinstance(world.run(story), Finish)
     assert not any(isinstance(command, LookUp | Store) for command in world.commands)
+
+
+# ----------------------------------------------------------------------------------- several routes
+
+
+def legs_call(*failovers_s: float | None, patience_s: float | None = 60.0, max_faults: int = 8) -> Call:
+    """A call with one leg for each ``failover_s``, named m0, m1, ..."""
+    requests = [ChatRequest(f"m{n}", REQUEST.messages, json_mode=True) for n in range(len(failovers_s))]
+    legs = [Leg(r, f"k{n}", f, f"u{n}") for n, (r, f) in enumerate(zip(requests, failovers_s, strict=True))]
+    return Call(
+        legs[0].request,
+        key=legs[0].key,
+        policy=RetryPolicy(patience_s=patience_s, max_faults=max_faults),
+        rng=lambda: 0.5,
+        failover_s=legs[0].failover_s,
+        fallbacks=legs[1:],
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    script=st.lists(st.sampled_from([*FAULTS, "good", "down"]), max_size=40),
+    interrupt_at=st.integers(-1, 60),
+    failovers_s=st.lists(st.floats(0, 20), min_size=2, max_size=4),
+    patience_s=st.floats(0, 60),
+)
+def test_the_rules_hold_with_several_routes(script, interrupt_at, failovers_s, patience_s):
+    """Each reservation ends once, legs in order, stored under the leg's key, waits within the patience."""
+    world = World(list(script), interrupt_at)
+    told = legs_call(*failovers_s, patience_s=patience_s)
+    last = world.run(told)
+    assert world.open_reservations == 0
+    assert world.reserved == world.ended
+    turns = [c.leg for c in world.commands if isinstance(c, FallBack)]
+    assert turns == [(n + 1) % len(failovers_s) for n in range(len(turns))]
+    assert sum(c.wait_s for c in world.commands if isinstance(c, Wait)) <= patience_s + 1e-9
+    if isinstance(last, Finish):
+        assert world.stored[-1] == f"k{turns[-1] if turns else 0}"
+    for before, after in zip(world.commands, world.commands[1:], strict=False):
+        if isinstance(before, FallBack) and isinstance(after, LookUp):
+            assert after.key == f"k{before.leg}"
+
+
+@pytest.mark.parametrize(
+    "error", [Overloaded("503"), RateLimited("429"), ServerFault("500"), WentSilent("x")]
+)
+def test_trouble_of_the_servers_leads_to_the_next_route(error):
+    """Once the first has kept the call waiting for its ``failover_s``."""
+    world = World([error] * 3)
+    last = world.run(legs_call(2.0, None))
+    assert isinstance(last, Finish)
+    sends = [c.request.model for c in world.commands if isinstance(c, Send)]
+    assert sends[0] == "m0"
+    assert sends[-1] == "m1"
+
+
+@pytest.mark.parametrize(
+    "error", [AuthError("401"), ContentRefused("risk"), SchemaMismatch("wrong", answer=BAD)]
+)
+def test_what_another_route_does_not_mend_stays_on_this_one(error):
+    """A wrong key, a refused text, an answer that does not fit: no other route is asked."""
+    world = World([error] * 9)
+    assert isinstance(world.run(legs_call(0.0, None)), Fail)
+    assert {c.request.model for c in world.commands if isinstance(c, Send)} == {"m0"}
+
+
+def test_a_route_that_seems_down_is_left_without_sending():
+    """The driver says so in place of a place: nothing is sent there, nothing is booked."""
+    world = World(["down"])
+    assert isinstance(world.run(legs_call(5.0, None)), Finish)
+    assert [c.request.model for c in world.commands if isinstance(c, Send)] == ["m1"]
+
+
+def test_a_request_that_breaks_every_server_ends():
+    """A row without a patience of its own: each route is given its faults, then it is over."""
+    world = World([ServerFault("500")] * 500)
+    last = world.run(legs_call(30.0, 30.0, patience_s=None, max_faults=3))
+    assert isinstance(last, Fail)
+    assert len([c for c in world.commands if isinstance(c, Send)]) <= 20

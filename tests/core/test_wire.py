@@ -129,6 +129,12 @@ def test_blank_lines_before_json_are_an_answer_in_waiting():
         (stream("", finish="length"), AnswerTruncated),
         (stream("<｜DSML｜tool", "_calls>"), AnswerInvalid),
         (stream("<｜｜DSM", "L｜｜ calls>"), AnswerInvalid),
+        (stream("yes</｜DS", "ML｜parameter>"), AnswerInvalid),
+        (stream("half", finish=None, done=False) + event({}, "stop", error={"message": "x"}), StreamBroken),
+        (
+            b'{"error":{"message":"x"},"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}',
+            ServerFault,
+        ),
         (b"data: not json\n\n", StreamBroken),
         (b"data: [1,2]\n\n", StreamBroken),
     ],
@@ -214,6 +220,9 @@ STATUS_TABLE = [
     (401, b"Authentication Fails (governor)", AuthError, Disposition.PAUSE),
     (402, b'{"error":{"message":"Insufficient Balance"}}', BalanceExhausted, Disposition.PAUSE),
     (403, b"", AuthError, Disposition.PAUSE),
+    (403, b"<html><title>Just a moment...</title></html>", ServerFault, Disposition.RETRY),
+    (400, b"CONTENT EXISTS RISK", ContentRefused, Disposition.FINAL),
+    (400, b"the supported API model names are a, b", ModelUnknown, Disposition.PAUSE),
     (404, b"", EndpointUnknown, Disposition.STOP),
     (405, b"", EndpointUnknown, Disposition.STOP),
     (413, b"", RequestInvalid, Disposition.FINAL),
@@ -245,6 +254,42 @@ def test_every_status_has_its_class(status, body, kind, disposition, suffix):
     assert type(error) is kind
     assert error.disposition is disposition
     assert str(status) in error.message
+
+
+def test_a_refusal_after_the_first_words_may_have_been_charged():
+    """Moderation in the middle of a stream: final for this text, and its tokens are booked as unknown."""
+    with pytest.raises(ContentRefused) as caught:
+        read(
+            event({"content": "half"})
+            + event(error={"message": "Content Exists Risk", "type": "invalid_request"})
+        )
+    assert caught.value.charged == "unknown"
+    assert caught.value.usage.completion_tokens > 0
+
+
+def test_missing_reasoning_has_a_hint():
+    """A chat that left reasoning_content out is told what to send."""
+    error = error_from_reply(
+        400, b"The `reasoning_content` in the thinking mode must be passed back to the API."
+    )
+    assert type(error) is RequestInvalid
+    assert "reasoning_content" in error.hint
+
+
+@pytest.mark.parametrize(("start", "error"), [(b"<html>", ServerFault), (b"upstream ", StreamBroken)])
+def test_a_flood_that_is_no_answer_is_given_up_early(start, error):
+    """A page or a text without an end under a 200 does not fill the memory."""
+    decoder = AnswerDecoder(REQUEST)
+    pieces = (decoder.feed(start + b"x" * 1000) for _ in range(1000))
+    with pytest.raises(error) as caught:
+        list(pieces)
+    assert len(caught.value.body or "") <= 500
+
+
+def test_blanks_in_one_large_piece_are_counted_in_time():
+    """Half a million blanks before a letter: the time grows with the size, not with its square."""
+    answer, _, _ = read(stream('{"a":1', " " * 500_000 + "}"), JSON_REQUEST)
+    assert answer.text.endswith("}")
 
 
 @given(status=st.integers(300, 599), body=st.binary(max_size=300))

@@ -67,11 +67,18 @@ def test_the_table_shows_every_fault():
     assert "| rate_429 | 2 |" in fault_table()
 
 
+AT_ONCE = {
+    "slow_after": Fault("slow_after", fine=0, calm=0),
+    "limit_falls": Fault("limit_falls", limits=(0,)),
+}
+"""Faults that wait for a condition, so that the first request meets it."""
+
+
 @pytest.mark.parametrize("name", FAULTS)
 @BOTH
 def test_every_fault_plays_and_is_recorded(play, name, stream):
     """No fault leaves the sandbox stuck: the next request is answered."""
-    fault = Fault(name, fine=0, calm=0) if name == "slow_after" else Fault(name)
+    fault = AT_ONCE.get(name, Fault(name))
     play(fault, stream=stream, wait_s=0.3 if "hang" in name or "stall" in name else 5.0)
     record = record_of(play)
     assert record.fault == name
@@ -123,6 +130,29 @@ def test_2_rate_limited_names_the_limit(play):
     assert heard.json["error"]["type"] == "rate_limit_error"
 
 
+def test_2_the_limit_falls_with_what_got_in(make):
+    """Three at once, then one at once: the number in the text is the one that holds at that moment."""
+    fault = Fault("limit_falls", limits=(3, 1), every=4)
+    sandbox = make(faults=FaultScript.always(fault), first_token_s=0.5)
+    socks = [socket.create_connection(("127.0.0.1", sandbox.port)) for _ in range(5)]
+    try:
+        for sock in socks[:4]:
+            sock.sendall(request_bytes(QUESTION))
+            time.sleep(0.05)
+        assert "exceeds your concurrency limit of 3 " in listen(socks[3], 2).message
+        assert [listen(sock, 2).text for sock in socks[:3]] == ["OK"] * 3
+        assert ask(sandbox).text == "OK"  # the fourth that gets in
+        for sock in socks[:2]:
+            sock.sendall(request_bytes(QUESTION))
+            time.sleep(0.05)
+        assert "current concurrency is 2, which exceeds your concurrency limit of 1 " in (
+            listen(socks[1], 2).message
+        )
+    finally:
+        for sock in socks:
+            sock.close()
+
+
 @BOTH
 def test_3_an_empty_200(play, stream):
     heard = play("empty_200", stream=stream)
@@ -142,6 +172,12 @@ def test_4a_blank_lines_then_the_answer(play):
 def test_4a_comments_then_the_events(play):
     heard = play(Fault("keepalive_then_json", lines=2), stream=True)
     assert heard.body.startswith(b": keep-alive\n\n: keep-alive\n\ndata: {")
+
+
+def test_4a_blank_lines_then_a_whole_answer_though_a_stream_was_asked_for(play):
+    heard = play(Fault("keepalive_then_json", lines=2, whole=True), stream=True)
+    assert heard.body.startswith(b"\n\n{")
+    assert heard.headers["content-type"] == "application/json"
 
 
 def test_4b_four_blank_lines_and_the_end(play):
@@ -244,6 +280,12 @@ def test_10_pages(play, name, status):
     assert heard.headers["content-type"].startswith("text/html")
 
 
+def test_10_a_page_may_be_long_and_a_wall_may_have_a_status(play):
+    heard = play(Fault("html_502", size_bytes=10_000))
+    assert (heard.status, len(heard.body)) == (502, 10_000)
+    assert play(Fault("html_200", status=403)).status == 403
+
+
 @BOTH
 def test_11_only_reasoning(play, stream):
     heard = play("reasoning_only", stream=stream)
@@ -321,7 +363,16 @@ def test_18_errors_inside_a_200(play):
     assert (len(heard.events), "error" in heard.events[-1]) == (1 + 2 + 1, True)
 
 
-@pytest.mark.parametrize("variant", [0, 1, 2])
+@BOTH
+def test_18_an_error_beside_half_an_answer_that_says_stop(play, stream):
+    heard = play("error_beside_answer", stream=stream)
+    assert 0 < len(heard.text) < len(LONG) - len("Return exactly: ")
+    assert b'"finish_reason":"stop"' in heard.body
+    assert b'{"error":{"message":"Internal error' in heard.body
+    assert not record_of(play).complete
+
+
+@pytest.mark.parametrize("variant", range(5))
 @BOTH
 def test_19_tool_markup_in_the_content(play, variant, stream):
     heard = play(Fault("dsml", variant=variant), stream=stream)
@@ -354,6 +405,20 @@ def test_20_21_22_26_27_refusals(play, name, status, words):
     assert heard.status == status
     assert words in heard.message
     assert record_of(play).cost_usd == 0
+
+
+def test_20_only_where_reasoning_is_missing(make):
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "Return exactly: three"},
+    ]
+    sandbox = make(faults=FaultScript.always(Fault("reasoning_required_400", unless_echoed=True)))
+    assert ask(sandbox, messages=turns).status == 400
+    turns[1]["reasoning_content"] = ""
+    assert ask(sandbox, messages=turns).text == "three"
+    sandbox.faults = FaultScript.of(Fault("reasoning_required_400", older=True))
+    assert ask(sandbox).message.startswith("Missing `reasoning_content` field in the assistant message")
 
 
 def test_23_governor(play):
@@ -391,6 +456,9 @@ def test_27_old_status_for_unreadable_bodies(play):
 def test_28_content_types_swapped(play):
     assert play("content_type_swapped", stream=True).headers["content-type"] == "application/json"
     assert play("content_type_swapped").headers["content-type"] == "application/octet-stream"
+    heard = play(Fault("content_type_swapped", whole=True), stream=True)
+    assert heard.headers["content-type"] == "application/octet-stream"
+    assert heard.text.startswith("one two")
 
 
 def test_a_reset_reaches_the_client_after_what_was_sent(play):

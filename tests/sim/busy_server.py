@@ -5,7 +5,7 @@ Nothing here waits or opens a socket: a heap of events moves a virtual clock, so
 
 * ``slots``: answers made at once. Piecewise constant, since other tenants come and go.
 * ``limit``: requests the account may have in flight (waiting, running or hung); above it 429 at once.
-* ``room``: a waiting room. Who waits there gets keep-alives; when it is full, 503.
+* ``queue``: a waiting room. Who waits there gets keep-alives; when it is full, 503.
 * a refusal costs the server a little slot time;
 * fates by (row, attempt), drawn once per seed: no byte ever, an empty 200, a reset half-way, a 500;
 * outages: everything new is 503, and half of what runs is reset;
@@ -22,14 +22,15 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
+
+from deepseek_nb.sandbox.weather import COST_429_S, COST_503_S, Weather, weather_of
 
 FIRST_TOKEN_S = 0.4
 TOKEN_S = 0.025
@@ -39,10 +40,6 @@ WAITING_ROOM_S = 600.0
 """Documented: closed when the answer has not begun after ten minutes."""
 HANG_S = 900.0
 """A silent connection is reset at last by something in between."""
-COST_429_S = 0.01
-COST_503_S = 0.10
-"""Slot seconds a refusal costs the server."""
-HORIZON_S = 60_000.0
 
 
 class Outcome(Enum):
@@ -87,21 +84,10 @@ def workload(rows: int, seed: int) -> tuple[list[float], list[list[Outcome]]]:
 
 
 @dataclass(frozen=True)
-class Weather:
-    """The server from ``since_s`` on."""
-
-    since_s: float
-    slots: int
-    limit: int
-    room: int
-    up: bool = True
-
-
-@dataclass(frozen=True)
 class Scenario:
     """A server's weather over time, and the share of requests it refuses whatever the load."""
 
-    weather: list[Weather]
+    weather: Sequence[Weather]
     noise_503: float = 0.0
     noise_429: float = 0.0
     says: int | None = None
@@ -127,57 +113,7 @@ class Scenario:
         for noise in noises:
             status, share = noise.split(":")
             shares[status] = float(share)
-        return cls(_weather(base, seed), shares["503"], shares["429"], int(shares["says"]) or None)
-
-
-def _weather(name: str, seed: int) -> list[Weather]:
-    if name.startswith("flat:"):
-        slots, limit, room, *outage = (int(part) for part in name.split(":")[1:])
-        calm = Weather(0.0, slots, limit, room)
-        if not outage:
-            return [calm]
-        return [calm, replace(calm, since_s=outage[0], up=False), replace(calm, since_s=outage[1])]
-    rng = np.random.default_rng((seed, 22))
-    steps, now = [], 0.0
-    while now < HORIZON_S:
-        slots = round(math.exp(rng.uniform(math.log(20), math.log(160))))
-        if name == "queue":
-            steps.append(Weather(now, slots, 500, 200))
-        elif name in ("limit", "storm"):
-            steps.append(Weather(now, slots, math.ceil(1.25 * slots), 40))
-        else:
-            raise ValueError(f"no scenario is called {name!r}")
-        now += float(rng.exponential(60.0)) + 10
-    return list(_with_outages(steps, rng)) if name == "storm" else steps
-
-
-def _with_outages(steps: list[Weather], rng: np.random.Generator) -> Iterator[Weather]:
-    outages, now = [], float(rng.uniform(20, 60))
-    while now < HORIZON_S:
-        length_s = float(rng.uniform(30, 120))
-        outages.append((now, now + length_s))
-        now += length_s + float(rng.exponential(300)) + 60
-    for cut_s in sorted({s.since_s for s in steps} | {edge for outage in outages for edge in outage}):
-        step = max((s for s in steps if s.since_s <= cut_s), key=lambda s: s.since_s)
-        down = any(begin <= cut_s < end for begin, end in outages)
-        yield replace(step, since_s=cut_s, up=not down)
-
-
-def ideal_s(service_s: list[float], weather: list[Weather]) -> float:
-    """The same rows in order on slots that are always full, without faults or waste."""
-    running: list[float] = []
-    now, at, row = 0.0, 0, 0
-    changes = [b.since_s for _, b in pairwise(weather)] + [math.inf]
-    while row < len(service_s) or running:
-        step = weather[at]
-        while row < len(service_s) and len(running) < (min(step.slots, step.limit) if step.up else 0):
-            heapq.heappush(running, now + service_s[row])
-            row += 1
-        if running and running[0] <= changes[at]:
-            now = heapq.heappop(running)
-        else:
-            now, at = changes[at], at + 1
-    return now
+        return cls(weather_of(base, seed), shares["503"], shares["429"], int(shares["says"]) or None)
 
 
 # ---------------------------------------------------------------------------- clock and requests
@@ -212,6 +148,9 @@ class Clock:
 
 class Sender(Protocol):
     """Who hears about a request."""
+
+    def byte(self, request: Request) -> None:
+        """The status line came, and keep-alives from now on."""
 
     def token(self, request: Request) -> None:
         """Its first token came."""
@@ -342,11 +281,13 @@ class BusyServer:
             self.clock.after(HANG_S, self._close, request)
         elif len(self._running) < self.weather.slots and not self._waiting_count:
             self.in_flight += 1
+            request.sender.byte(request)
             self._begin(request)
-        elif self._waiting_count < self.weather.room:
+        elif self._waiting_count < self.weather.queue:
             self.in_flight += 1
             self._waiting_count += 1
             request.state = State.WAITS
+            request.sender.byte(request)
             self._waiting.append(request)
             self.clock.after(WAITING_ROOM_S, self._close, request)
         else:

@@ -6,10 +6,11 @@ import math
 import random
 from dataclasses import dataclass
 
-from busy_client import Call, Kernel, Row
-from busy_server import FIRST_TOKEN_S, TOKEN_S, BusyServer, Clock, Outcome, Scenario, fate, ideal_s, workload
+from busy_client import Call, Kernel, Row, Table
+from busy_server import FIRST_TOKEN_S, TOKEN_S, BusyServer, Clock, Outcome, Scenario, fate, workload
 
 from deepseek_nb.core.admission import Tuning
+from deepseek_nb.sandbox.weather import ideal_s
 
 PATIENCE_S = 40_000.0
 
@@ -29,6 +30,12 @@ class Trial:
     """Time of the slowest kernel by the fastest's."""
     latencies_s: list[float]
     """Of the first kernel's interactive calls."""
+    empty_kept: int = 0
+    """Rows that ended with an empty answer."""
+    twice: int = 0
+    """Rows that were answered more than once."""
+    meetings_per_s: float = 0.0
+    """At the shared table, by kernel."""
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -67,19 +74,22 @@ def job(
     rows: int = 2000,
     copies: int = 1,
     recall: bool = False,
+    shared: bool = False,
     calls_per_s: float = 0.1,
     tuning: Tuning | None = None,
 ) -> Trial:
-    """``copies`` kernels on one account, each with ``rows`` rows."""
+    """``copies`` kernels on one account, each with ``rows`` rows; with ``shared`` they share their level."""
     count = rows * copies
     service_s, fates = workload(count, seed)
     plan = Scenario.of(scenario, seed)
     clock = Clock()
     server = BusyServer(clock, plan, seed)
-    kernels = []
+    kernels, table = [], Table() if shared else None
     for i in range(copies):
         mine = [Row(service_s[k], fates[k][::-1]) for k in range(i, count, copies)]
-        kernels.append(Kernel(clock, server, mine, seed * 1000 + i, recall=recall, tuning=tuning))
+        kernels.append(
+            Kernel(clock, server, mine, seed * 1000 + i, recall=recall, tuning=tuning, table=table)
+        )
     starts = random.Random(seed + 98)
     for kernel in kernels:
         clock.after(starts.random() * 0.5, kernel.start)
@@ -94,6 +104,9 @@ def job(
         recalled_per_row=recalled / count,
         unfair=max(ends_s) / min(ends_s),
         latencies_s=kernels[0].latencies_s,
+        empty_kept=sum(row.empty_kept for kernel in kernels for row in kernel.rows),
+        twice=sum(row.answers > 1 for kernel in kernels for row in kernel.rows),
+        meetings_per_s=table.meetings / clock.now / copies if table else 0.0,
     )
 
 
