@@ -233,6 +233,9 @@ def _check_url(value: Any) -> str:
     return f"{url.scheme}://{where}{shown_port}{url.path.rstrip('/')}"
 
 
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
 def _check_host(host: str) -> str:
     if not host.isascii():
         raise ValueError(
@@ -246,7 +249,7 @@ def _check_host(host: str) -> str:
     except ValueError:
         if re.fullmatch(r"(?:.*\.)?(?:\d+|0x[0-9a-f]*)\.?", host):
             raise ValueError(f"{host} hides an IP address: write it as four decimal numbers") from None
-        if not re.fullmatch(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?", host):
+        if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.removesuffix(".").split(".")):
             raise ValueError(f"{host!r} is not a host name") from None
         return host
     inner = _inner_ip(ip)

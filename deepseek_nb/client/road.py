@@ -22,6 +22,9 @@ from deepseek_nb.core.wire import Delta
 
 __all__ = ["Road"]
 
+CLAIM_WITHIN_S = 2.0
+"""Writing down that a question is asked here takes a moment, which no patience is too short for."""
+
 
 class Road(Means):
     """Takes errands to the server and brings their answers. Made with the arguments of :class:`Means`."""
@@ -90,7 +93,7 @@ class Road(Means):
     async def _my_turn(self, store: AnswerStore, errand: Errand) -> None:
         patience_s = errand.policy.patience_s
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(None if patience_s is None else max(patience_s, CLAIM_WITHIN_S)):
                 await store.my_turn(errand.key, errand.ttl_s)
         except TimeoutError:
             raise Busy(

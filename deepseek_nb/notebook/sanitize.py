@@ -63,6 +63,17 @@ _WIDE_MATH = (
 MOST_MARKS = 200
 """With more of them than this, nobody looks: finding pairs takes time by the square."""
 
+_HEADING = re.compile(r"[ \t>*+\d.)-]*#{1,6}(?:[ \t]|$)")
+_UNDERLINE = re.compile(r"[ \t>]*(?:=+|-+)[ \t]*")
+_CLOSING = re.compile(r"[ \t]#+[ \t]*$")
+_MARKUP = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*\)|[*_~`\\\[\]]")
+_PAGE_NAMES = re.compile(
+    "MathJax|[Jj]upyter|IPython|[Rr]equire|define|jQuery|[Mm]ermaid|katex|renderMath|Plotly|Bokeh|[Vv]ega"
+    "|_JUPYTERLAB|google|module|exports|process|global|document|location|config|widgets"
+)
+"""What the scripts of a page look up by name."""
+_NO_NAME = "\u200b"
+
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+#.-]{1,30}")
 _DRAWN = frozenset({"mermaid", "geojson", "topojson", "stl"})
 """Languages of code blocks that some front ends draw instead of show."""
@@ -180,7 +191,23 @@ class _Formulas:
 
 def _safe_prose(text: str) -> str:
     """Text outside of code blocks, paragraph by paragraph: a code span never crosses an empty line."""
-    return "".join(_safe_paragraph(part) for part in _BLANK_LINES.split(text))
+    return "".join(_safe_paragraph(part) for part in _BLANK_LINES.split(_without_names(text)))
+
+
+def _without_names(text: str) -> str:
+    """``text`` in which no heading is the name of a page's own object: renderers make an ``id`` of it.
+
+    An element with the id MathJax answers to ``window.MathJax``. An invisible blank makes another name of it.
+    """
+    if not _PAGE_NAMES.search(_MARKUP.sub(r"\1", text)):
+        return text
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        underlined = number + 1 < len(lines) and _UNDERLINE.fullmatch(lines[number + 1])
+        if (underlined or _HEADING.match(line)) and _PAGE_NAMES.search(_MARKUP.sub(r"\1", line)):
+            end = closing.start() if (closing := _CLOSING.search(line)) else len(line)
+            lines[number] = line[:end] + _NO_NAME + line[end:]
+    return "\n".join(lines)
 
 
 def _safe_paragraph(text: str) -> str:

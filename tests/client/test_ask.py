@@ -485,3 +485,13 @@ def test_nothing_warns_on_a_plain_question(with_client):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with_client(lambda c: c.ask("plain"))
+
+
+def test_no_patience_still_asks_once(with_client, sandbox):
+    """Without any patience a question is sent all the same, kept answers and claims or not."""
+
+    async def ask(client):
+        return await client.ask("Is it there?")
+
+    assert with_client(ask, patience_s=0).text
+    assert len(sandbox.log.complete) == 1
