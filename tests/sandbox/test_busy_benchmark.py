@@ -9,7 +9,9 @@ from pathlib import Path
 def test_the_benchmark_runs_and_its_figures_add_up(tmp_path):
     busy = Path(__file__).parents[2] / "benchmarks" / "busy.py"
     figures = tmp_path / "figures.json"
-    arguments = "--clients deepseek_nb,guide --rows 60 --scenarios flat:20:25:9 --seeds 5 --scale 40"
+    arguments = (
+        "--clients deepseek_nb,guide --rows 60 --scenarios flat:20:25:9 --seeds 5 --scale 40 --halvings 0"
+    )
     done = subprocess.run(
         [sys.executable, str(busy), *arguments.split(), "--json", str(figures)],
         capture_output=True,
