@@ -93,7 +93,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--stop-after",
         type=float,
-        default=6.0,
+        default=3.0,
         metavar="X",
         help="stop a client after X times the ideal time",
     )
@@ -242,7 +242,7 @@ def _figures(
         "stopped": stopped,
         "answered_share": share,
         "goodput": (best_s if not stopped else share * best_s) / spent_s,
-        "lost_share": runs[0]["lost"] / rows if runs else math.nan,
+        "lost_share": (runs[0] if runs else end)["lost"] / rows,
         "empty": sum(run["empty"] for run in runs),
         "wrong": sum(run["wrong"] for run in runs),
         "runs": len(runs),
@@ -290,7 +290,8 @@ COLUMNS = (
 )
 LEGEND = (
     "goodput / ideal: ideal time of the rows on full slots by the time taken: mean over seeds, worst seed;\n"
-    "  '<' and '*': stopped before the end, with the share of rows answered by then.\n"
+    "  '<' and '*': stopped before the end, with the share of rows answered by then. More than 1: another\n"
+    "  order of the rows ended with shorter ones.\n"
     "lost in 1st run: rows without an answer, to be run again. empty kept: blanks taken for answers.\n"
     "paid / row: answers charged, whole or in part. VIP P50, P99: interactive calls beside the job by\n"
     "  their percentile with no job (in s in the first line); never: more than 1 % of the calls failed.\n"
