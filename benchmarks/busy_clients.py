@@ -41,6 +41,8 @@ class Told:
         self._file = Path(given["out"]).open("a")  # noqa: SIM115  (open until the process ends)
         self._lock = threading.Lock()
         self.given = given
+        self.lost = 0
+        """Rows lost in the first run so far, for a client that is stopped in it."""
 
     def say(self, kind: str, **facts: Any) -> None:
         """Write one line."""
@@ -63,7 +65,7 @@ class Told:
     def end(self, *, stopped: bool = False) -> None:
         """End the process, whatever still runs in it."""
         wall_s, cpu_s = time.monotonic() - self._wall_s, time.process_time() - self._cpu_s
-        self.say("end", stopped=stopped, wall_s=wall_s, cpu_s=cpu_s)
+        self.say("end", stopped=stopped, wall_s=wall_s, cpu_s=cpu_s, lost=self.lost)
         os._exit(0)
 
     def run(self, number: int, texts: dict[int, str | None]) -> list[int]:
@@ -86,7 +88,7 @@ async def in_a_loop(ask: Ask, load: Load, told: Told, workers: int | None) -> No
     helpers = [asyncio.create_task(_calls(ask, load, told)), asyncio.create_task(watch_lateness(told))]
     rows = list(range(load.rows))
     for number in range(1, 1000):
-        rows = told.run(number, await _once(ask, rows, workers))
+        rows = told.run(number, await _once(ask, rows, workers, told))
         if not rows:
             break
         await asyncio.sleep(AGAIN_S)
@@ -99,7 +101,7 @@ async def in_a_loop(ask: Ask, load: Load, told: Told, workers: int | None) -> No
     told.end()
 
 
-async def _once(ask: Ask, rows: list[int], workers: int | None) -> dict[int, str | None]:
+async def _once(ask: Ask, rows: list[int], workers: int | None, told: Told) -> dict[int, str | None]:
     texts: dict[int, str | None] = {}
 
     async def one(n: int) -> None:
@@ -107,6 +109,7 @@ async def _once(ask: Ask, rows: list[int], workers: int | None) -> dict[int, str
             texts[n] = await ask(prompt("Row", n))
         except Exception:  # noqa: BLE001  (whatever a client raises, the row is lost)
             texts[n] = None
+            told.lost += 1
 
     if workers is None:
         await asyncio.gather(*(one(n) for n in rows))
