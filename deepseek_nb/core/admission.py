@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deepseek_nb.core.level import NEVER_S, Level, Noise, Tuning
@@ -292,7 +292,12 @@ class Admission:
             ticket.spoken = True
             self._got_in(ticket, now)
         held, limit = self.held + self._held_by_others(), self.level.limit
-        self._learn("first_token", now, full=self.open or held >= limit - max(2.0, 0.1 * limit))
+        self._learn(
+            "first_token",
+            now,
+            full=self.open or held >= limit - max(2.0, 0.1 * limit),
+            sent_s=now if ticket is None else ticket.sent_s,
+        )
 
     def answered(self, ticket: Ticket, now: float) -> None:
         """A complete answer came, usable or not, or an error that a living server gives (400, 401, 402)."""
@@ -300,7 +305,12 @@ class Admission:
         self._back(ticket)
         if not ticket.got_in:
             self._got_in(ticket, now)
-        self._learn("answered", now, lasted_s=None if ticket.interactive else now - ticket.sent_s)
+        self._learn(
+            "answered",
+            now,
+            lasted_s=None if ticket.interactive else now - ticket.sent_s,
+            sent_s=ticket.sent_s,
+        )
 
     def _got_in(self, ticket: Ticket, now: float) -> None:
         ticket.got_in = True
@@ -447,10 +457,15 @@ class Admission:
         """From now on, keep what happens for :meth:`report`."""
         if self._facts is None:
             self._facts = []
+            self._tune(replace(self.tuning, clumped_most=self.tuning.clumped_most_shared))
 
     def unshare(self) -> None:
         """Go on alone with the level as it is."""
         self._facts = self._shared = None
+        self._tune(self.tuning)
+
+    def _tune(self, tuning: Tuning) -> None:
+        self.level.tuning = self.level.noise.tuning = tuning
 
     def meet_at(self) -> float | None:
         """When to :meth:`report` next; None: not before something happens."""
@@ -480,7 +495,7 @@ class Admission:
             want=min(self.held + len(self._line), max(1, int(self.tuning.most))),
             yielding=self._yielding > 0,
             probing=self._probing,
-            tuning=self.tuning,
+            tuning=self.level.tuning,
         )
 
     def adopt(self, view: View) -> None:

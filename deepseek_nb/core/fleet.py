@@ -129,7 +129,7 @@ def _replayed(text: str | None, report: Report, now: float) -> tuple[Level, dict
         of_use = -FORGOTTEN_S <= written_s - now <= LOST_S  # else of long ago, or of another clock
         level = Level.from_list(values, report.tuning)
         members = {str(n): _member(m) for n, m in table.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, IndexError, RecursionError):
         of_use = False
     if not of_use:
         return Level.from_list(report.level, report.tuning), {}
