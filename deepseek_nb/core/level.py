@@ -34,13 +34,15 @@ The constants and what each is worth were found by simulation (``tests/sim``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["NEVER_S", "Level", "Noise", "Share", "Tuning"]
+__all__ = ["NEVER_S", "Fact", "Level", "Noise", "Share", "Tuning"]
 
 NEVER_S = float("-inf")
+Fact = tuple[str, float, dict[str, Any]]
+"""A verb of :class:`Level`, when it happened, and its arguments; ``held`` is that of one member alone."""
 NOISE_MOST = 0.6
 """A server that refuses more than this whatever the load is taken for full."""
 CLUMPED = 0.5
@@ -218,7 +220,7 @@ class Level:
     """What the server showed so far. Every verb is told plain facts and the monotonic time of the event.
 
     >>> level = Level(Tuning(start=10, pardons=0))
-    >>> level.first_token(1.0, full=True, sent_s=0.5); level.limit
+    >>> level.first_token(1.0, held=9, sent_s=0.5); level.limit
     11.0
     >>> level.refused(1.5, held=8, below=False, sent_s=1.0, overloaded=False, named=None, u=0.5)
     >>> level.limit, level.hold_until_s
@@ -306,10 +308,10 @@ class Level:
         if self.named and in_flight > self.named[0] and sent_s > self.named[2]:
             self.named = None  # more than it allows, sent after it was said
 
-    def first_token(self, now: float, *, full: bool, sent_s: float) -> None:
-        """A first token came; ``full``: while nearly all places were held, so there was room."""
+    def first_token(self, now: float, *, held: int, sent_s: float) -> None:
+        """A first token came for a request sent at ``sent_s``; ``held`` bulk requests were in flight."""
         self._alive(now, sent_s)
-        if not full:
+        if held < self.limit - max(2.0, 0.1 * self.limit):
             return
         t = self.tuning
         seconds = max(0.0, now - self.quiet_s)
@@ -405,6 +407,13 @@ class Level:
         self.limit = max(t.least, self.good * t.resume)
         self.quiet_s = now - 3 * t.doubling_s * self.pace
         self.hold_until_s = NEVER_S
+
+    def learn(self, facts: Iterable[Fact], others_held: int) -> None:
+        """Facts of one member in the order of its life, while the others held so many bulk requests."""
+        for verb, now, told in facts:
+            if "held" in told:
+                told = {**told, "held": told["held"] + others_held}
+            getattr(self, verb)(now, **told)
 
     # ----------------------------------------------------------------------------- to JSON and back
 
