@@ -56,6 +56,8 @@ class Ticket:
     got_in: bool = False
     called_back: bool = False
     """Its sender has been asked to hang up."""
+    made_room: bool = False
+    """Interactive, and waiting rows were taken back for it."""
 
     @property
     def interactive(self) -> bool:
@@ -182,7 +184,7 @@ class Admission:
         ticket.sent_s = now
         ticket.level = self.held + self.passing + others
         ticket.below = not unseen and self.level.noise.explains(ticket.level, now)
-        ticket.on_the_wire = ticket.spoken = ticket.got_in = ticket.called_back = False
+        ticket.on_the_wire = ticket.spoken = ticket.got_in = ticket.called_back = ticket.made_room = False
         self._in_flight[ticket] = None
 
     def wake_at(self, now: float) -> float | None:
@@ -411,13 +413,16 @@ class Admission:
         rows = self._waiting_rows(call.sent_s)
         self._recalled_s = max(self._recalled_s, call.sent_s)
         if rows or self._held_by_others():
-            self.urgent = True
+            self.urgent = call.made_room = True
             self._take_back(rows, now, call.sent_s)
         return rows
 
     def recall_helped(self, call: Ticket, now: float) -> None:
-        """To be called some seconds after :meth:`recall`: if the call still waits, the queue is not ours."""
-        if call.held and not call.got_in:
+        """To be called some seconds after :meth:`recall`: if the call still waits, the queue is not ours.
+
+        A call without a byte shows nothing: its connection may hang.
+        """
+        if call.made_room and call.held and call.spoken and not call.got_in:
             self._learn("recall_failed", now)
 
     def to_give_back(self, now: float) -> list[Ticket]:
@@ -447,7 +452,10 @@ class Admission:
     def _take_back(self, rows: list[Ticket], now: float, sent_s: float) -> None:
         for row in rows:
             row.called_back = True
-        self._learn("recalled", now, held=self.held - len(rows), sent_s=sent_s)
+        left = self.held - len(rows)
+        if self._shared is not None:  # or they would be sent again at once into the room they leave
+            self._shared = replace(self._shared, room=max(1, min(left, self._shared.room)))
+        self._learn("recalled", now, held=left, sent_s=sent_s)
 
     # -------------------------------------------------------------------------------------- sharing
 
