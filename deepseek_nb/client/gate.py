@@ -18,6 +18,10 @@ from deepseek_nb.core.errors import StoreFailed
 __all__ = ["Gate", "GateState", "NotShared", "Shared"]
 
 
+MISSED_MOST = 3
+"""After so many meetings that failed because the file was busy, a kernel goes on alone."""
+
+
 class NotShared(UserWarning):
     """The limits of this account could not be shared with other kernels; this one goes on by itself."""
 
@@ -72,7 +76,8 @@ class Gate:
         self._recall_timers: dict[Ticket, asyncio.TimerHandle] = {}
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._sync_timer: asyncio.TimerHandle | None = None
-        self._syncing = False
+        self._meeting: asyncio.Future[View] | None = None
+        self._missed = 0  # meetings that failed in a row
         self._now_s = 0.0  # when the last meeting began
         self._closed = False
         if shared is not None:
@@ -160,6 +165,8 @@ class Gate:
     def close(self) -> None:
         """Stop the timers, and leave the shared table (later, in its thread). Blocks nobody."""
         self._closed = True
+        if self._meeting is not None:
+            self._meeting.cancel()  # it ends in its thread; nobody listens any more
         timers = (self._timer, self._sync_timer, *self._recall_timers.values())
         for timer in timers:
             if timer is not None:
@@ -262,7 +269,7 @@ class Gate:
 
     def _plan_sync(self, now: float) -> None:
         """See to it that the next meeting comes in time; none while there is nothing to do."""
-        if self._syncing or self._shared is None or self._closed:
+        if self._meeting or self._shared is None or self._closed:
             return
         due_s = self.admission.meet_at()
         if due_s is None:
@@ -276,42 +283,43 @@ class Gate:
     def _sync(self) -> None:
         self._sync_timer = None
         shared = self._shared
-        if shared is None or self._syncing:
+        if shared is None or self._meeting:
             return
         if self._thread is None:
             self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="deepseek-limits")
         a, now = self.admission, self.now()
-        self._syncing, self._now_s = True, now
+        self._now_s = now
         report = a.report(now)
         loop = asyncio.get_running_loop()
-        meeting = loop.run_in_executor(self._thread, _meet, shared, report, self.member, now)
-        meeting.add_done_callback(partial(self._synced, report))
+        self._meeting = loop.run_in_executor(self._thread, _meet, shared, report, self.member, now)
+        self._meeting.add_done_callback(partial(self._synced, report))
 
     def _synced(self, report: Report, meeting: asyncio.Future[View]) -> None:
-        self._syncing = False
+        self._meeting = None
         if self._closed or meeting.cancelled():
             return
         error = meeting.exception()
-        if isinstance(error, StoreFailed) and getattr(error, "reason", None) == "busy":
+        self._missed = self._missed + 1 if error is not None else 0
+        if getattr(error, "reason", None) == "busy" and self._missed < MISSED_MOST:
             self.admission.not_reported(report)  # somebody sits on the file: the next meeting tells
         elif error is not None:
-            self._go_alone(error)
+            self._go_alone()
         else:
-            now = self.now()
             self.admission.adopt(meeting.result())
             if self.recall:
-                self._hang_up(self.admission.to_give_back(now))
+                self._hang_up(self.admission.to_give_back(self.now()))
         self._pump()
+        if error is not None and self._shared is None:
+            warnings.warn(
+                f"The server's limits are not shared with other kernels. {error}", NotShared, stacklevel=2
+            )
 
-    def _go_alone(self, error: BaseException) -> None:
+    def _go_alone(self) -> None:
         self._shared = None
         self.admission.unshare()
         if self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None
-        warnings.warn(
-            f"The server's limits are not shared with other kernels: {error}", NotShared, stacklevel=2
-        )
 
 
 def _meet(shared: Shared, report: Report, name: str, now: float) -> View:

@@ -20,18 +20,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from deepseek_nb.core.level import NEVER_S, Level, Noise, Tuning
+from deepseek_nb.core.level import NEVER_S, Fact, Level, Noise, Tuning
 
 __all__ = ["AGEING_S", "INTERACTIVE_LANE", "Admission", "Noise", "Report", "Ticket", "Tuning", "View"]
 
 INTERACTIVE_LANE = 4
 AGEING_S = 60.0
-
-Fact = tuple[str, float, dict[str, Any]]
-"""A verb of :class:`Level`, when it happened, and its arguments."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +56,8 @@ class Ticket:
     got_in: bool = False
     called_back: bool = False
     """Its sender has been asked to hang up."""
+    made_room: bool = False
+    """Interactive, and waiting rows were taken back for it."""
 
     @property
     def interactive(self) -> bool:
@@ -129,7 +128,9 @@ class Admission:
         self._shared: View | None = None
         self._facts: list[Fact] | None = None
         self._met_s = NEVER_S
-        self._met_busy = False  # whether the others know of work here
+        self._met_busy = False  # whether the last report told of work here
+        self._met_held = 0  # what it told that we hold
+        self._known = False  # whether the others know of it
         self._recalled_s = NEVER_S  # the newest recall that was heeded: its calls' time of sending
 
     # ------------------------------------------------------------------------------------- the line
@@ -172,15 +173,18 @@ class Admission:
             self.held += 1
             self._start(ticket, now)
             started.append(ticket)
+        if self.held > 2 * self._met_held + 2:
+            self.urgent = True  # a refusal in another kernel is measured by what all hold
         return started
 
     def _start(self, ticket: Ticket, now: float) -> None:
         others = self._shared.others_in_flight if self._shared else 0
+        unseen = self._facts is not None and not self._known  # nobody knows what the others hold now
         ticket.held = True
         ticket.sent_s = now
         ticket.level = self.held + self.passing + others
-        ticket.below = self.level.noise.explains(ticket.level, now)
-        ticket.on_the_wire = ticket.spoken = ticket.got_in = ticket.called_back = False
+        ticket.below = not unseen and self.level.noise.explains(ticket.level, now)
+        ticket.on_the_wire = ticket.spoken = ticket.got_in = ticket.called_back = ticket.made_room = False
         self._in_flight[ticket] = None
 
     def wake_at(self, now: float) -> float | None:
@@ -238,9 +242,12 @@ class Admission:
     def _room(self, now: float) -> int:
         most = max(1, int(self.tuning.most))
         places = min(most, self.level.places(now))
-        if self._shared is None or not self._shared.others:
+        if self._facts is not None and not self._known:
+            return 1  # the first meeting is milliseconds away
+        view = self._shared
+        if view is None or (not view.others and view.room):
             return places
-        return min(places, self._shared.room)
+        return min(places, view.room if self.open else max(1, view.room))
 
     @property
     def _probing(self) -> bool:
@@ -275,10 +282,11 @@ class Admission:
 
     def _learn(self, verb: str, now: float, **facts: Any) -> None:
         was_open = self.open
-        getattr(self.level, verb)(now, **facts)
+        fact = (verb, now, facts)
+        self.level.learn([fact], self._held_by_others())
         self.urgent = self.urgent or self.open is not was_open
         if self._facts is not None:
-            self._facts.append((verb, now, facts))
+            self._facts.append(fact)
 
     def _held_by_others(self) -> int:
         return self._shared.others_held if self._shared else 0
@@ -291,8 +299,7 @@ class Admission:
         if ticket is not None:
             ticket.spoken = True
             self._got_in(ticket, now)
-        held, limit = self.held + self._held_by_others(), self.level.limit
-        self._learn("first_token", now, full=self.open or held >= limit - max(2.0, 0.1 * limit))
+        self._learn("first_token", now, held=self.held, sent_s=now if ticket is None else ticket.sent_s)
 
     def answered(self, ticket: Ticket, now: float) -> None:
         """A complete answer came, usable or not, or an error that a living server gives (400, 401, 402)."""
@@ -300,7 +307,12 @@ class Admission:
         self._back(ticket)
         if not ticket.got_in:
             self._got_in(ticket, now)
-        self._learn("answered", now, lasted_s=None if ticket.interactive else now - ticket.sent_s)
+        self._learn(
+            "answered",
+            now,
+            lasted_s=None if ticket.interactive else now - ticket.sent_s,
+            sent_s=ticket.sent_s,
+        )
 
     def _got_in(self, ticket: Ticket, now: float) -> None:
         ticket.got_in = True
@@ -315,11 +327,10 @@ class Admission:
         """
         self._give_back(ticket)
         self._go_away(ticket)
-        held = self.held + self._held_by_others()
         self._learn(
             "refused",
             now,
-            held=held,
+            held=self.held,
             below=ticket.below,
             sent_s=ticket.sent_s,
             overloaded=overloaded,
@@ -402,13 +413,16 @@ class Admission:
         rows = self._waiting_rows(call.sent_s)
         self._recalled_s = max(self._recalled_s, call.sent_s)
         if rows or self._held_by_others():
-            self.urgent = True
+            self.urgent = call.made_room = True
             self._take_back(rows, now, call.sent_s)
         return rows
 
     def recall_helped(self, call: Ticket, now: float) -> None:
-        """To be called some seconds after :meth:`recall`: if the call still waits, the queue is not ours."""
-        if call.held and not call.got_in:
+        """To be called some seconds after :meth:`recall`: if the call still waits, the queue is not ours.
+
+        A call without a byte shows nothing: its connection may hang.
+        """
+        if call.made_room and call.held and call.spoken and not call.got_in:
             self._learn("recall_failed", now)
 
     def to_give_back(self, now: float) -> list[Ticket]:
@@ -438,7 +452,9 @@ class Admission:
     def _take_back(self, rows: list[Ticket], now: float, sent_s: float) -> None:
         for row in rows:
             row.called_back = True
-        left = max(0, self.held - len(rows)) + self._held_by_others()
+        left = self.held - len(rows)
+        if self._shared is not None:  # or they would be sent again at once into the room they leave
+            self._shared = replace(self._shared, room=max(1, min(left, self._shared.room)))
         self._learn("recalled", now, held=left, sent_s=sent_s)
 
     # -------------------------------------------------------------------------------------- sharing
@@ -447,17 +463,23 @@ class Admission:
         """From now on, keep what happens for :meth:`report`."""
         if self._facts is None:
             self._facts = []
+            self._tune(replace(self.tuning, clumped_most=self.tuning.clumped_most_shared))
 
     def unshare(self) -> None:
         """Go on alone with the level as it is."""
         self._facts = self._shared = None
+        self._tune(self.tuning)
+
+    def _tune(self, tuning: Tuning) -> None:
+        self.level.tuning = self.level.noise.tuning = tuning
 
     def meet_at(self) -> float | None:
         """When to :meth:`report` next; None: not before something happens."""
         if self._facts is None:
             return None
         busy = self._busy
-        if self.urgent or busy is not self._met_busy:
+        no_room = self._line and not self.open and self._shared is not None and not self._shared.room
+        if self.urgent or no_room or busy is not self._met_busy:
             return self._met_s + self.tuning.meet_urgent_s
         if not busy:
             return None
@@ -471,7 +493,7 @@ class Admission:
         """What happened since the last report; :meth:`adopt` follows with what the others made of it."""
         facts, self._facts = self._facts or [], []
         self.urgent = False
-        self._met_s, self._met_busy = now, self._busy
+        self._met_s, self._met_busy, self._met_held = now, self._busy, self.held
         return Report(
             facts=tuple(facts),
             level=self.level.to_list(),
@@ -480,15 +502,15 @@ class Admission:
             want=min(self.held + len(self._line), max(1, int(self.tuning.most))),
             yielding=self._yielding > 0,
             probing=self._probing,
-            tuning=self.tuning,
+            tuning=self.level.tuning,
         )
 
     def adopt(self, view: View) -> None:
         """Take the shared level over; what happened since the report happened on it, too."""
         self._shared = view
+        self._known = self._met_busy
         self.level = view.level
-        for verb, now, facts in self._facts or ():
-            getattr(self.level, verb)(now, **facts)
+        self.level.learn(self._facts or (), view.others_held)
 
     def not_reported(self, report: Report) -> None:
         """The report reached nobody: its facts go into the next one."""

@@ -8,8 +8,8 @@ over, and its room is cut anew.
 Rooms are max-min fair shares of the limit over what the members could use; what one cannot use goes
 to the others. A room is only given out of what the others neither hold nor have been promised, so
 that the rooms together stay within the limit; a kernel that had it all shrinks as its rows end.
-While the breaker is closed each has one place at least; while it is open one member at a time has
-the right to probe.
+While the breaker is closed each that wants has one place at least; while it is open one member at a
+time has the right to probe.
 
 >>> from deepseek_nb.core.level import Tuning
 >>> def report(want):
@@ -86,8 +86,7 @@ def sync(
     ``text`` is the table so far (None, or anything that is none: a new one is begun). ``lives`` tells
     whether the process of another member can still be alive. Costs about 50 us.
     """
-    level, members = _replayed(text, report, now)
-    others = {n: m for n, m in members.items() if n != name and abs(now - m.seen_s) <= LOST_S and lives(n)}
+    level, others = _replayed(text, report, name, now, lives)
     room = _room(level, report, name, others, now)
     mine = Member(now, room, report.held, report.passing, report.want, report.yielding, report.probing)
     rest = others.values()
@@ -105,37 +104,39 @@ def sync(
 
 def leave(text: str | None, report: Report, name: str, now: float) -> str:
     """The table without ``name``, with what it saw last."""
-    level, members = _replayed(text, report, now)
-    members.pop(name, None)
-    return _written(level, members, now)
+    level, others = _replayed(text, report, name, now, lambda _: True)
+    return _written(level, others, now)
 
 
 def _room(level: Level, report: Report, name: str, others: dict[str, Member], now: float) -> int:
     places = level.places(now)
+    if not report.want:
+        return 0
     if not others:
         return places
     if level.open:
-        taken = any(m.room > 0 or m.probing for m in others.values())
-        return int(report.want > 0 and not taken)
+        return 0 if any(m.room > 0 or m.probing for m in others.values()) else 1
     wants = {n: m.want for n, m in others.items()} | {name: report.want}
     promised = sum(max(m.room, m.held) for m in others.values())
     return max(1, min(fair_shares(places, wants)[name], places - promised))
 
 
-def _replayed(text: str | None, report: Report, now: float) -> tuple[Level, dict[str, Member]]:
-    """The level with the report's facts, and the members; where there is none, the report's own level."""
+def _replayed(
+    text: str | None, report: Report, name: str, now: float, lives: Callable[[str], bool]
+) -> tuple[Level, dict[str, Member]]:
+    """The level with the report's facts, and the other members; without a table, the report's own level."""
     try:
         written_s, values, table = json.loads(text or "")
         of_use = -FORGOTTEN_S <= written_s - now <= LOST_S  # else of long ago, or of another clock
         level = Level.from_list(values, report.tuning)
-        members = {str(n): _member(m) for n, m in table.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        others = {str(n): _member(m) for n, m in table.items() if n != name}
+    except (ValueError, TypeError, AttributeError, IndexError, RecursionError):
         of_use = False
     if not of_use:
         return Level.from_list(report.level, report.tuning), {}
-    for verb, when_s, facts in report.facts:
-        getattr(level, verb)(when_s, **facts)
-    return level, members
+    others = {n: m for n, m in others.items() if abs(now - m.seen_s) <= LOST_S and lives(n)}
+    level.learn(report.facts, sum(m.held for m in others.values()))
+    return level, others
 
 
 def _member(values: list[float]) -> Member:

@@ -34,17 +34,19 @@ The constants and what each is worth were found by simulation (``tests/sim``).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["NEVER_S", "Level", "Noise", "Tuning"]
+__all__ = ["NEVER_S", "Fact", "Level", "Noise", "Share", "Tuning"]
 
 NEVER_S = float("-inf")
+Fact = tuple[str, float, dict[str, Any]]
+"""A verb of :class:`Level`, when it happened, and its arguments; ``held`` is that of one member alone."""
 NOISE_MOST = 0.6
 """A server that refuses more than this whatever the load is taken for full."""
 CLUMPED = 0.5
-CLUMPED_MOST = 0.1
+"""How much of the clumps is taken off the noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,10 @@ class Tuning:
     """Pardons earned for each refusal that the noise explains: room for bad luck and a late measurement."""
     noise_for_numbers: float = 0.02
     """From this noise on, the number inside a 429 is not believed."""
+    clumped_most: float = 0.1
+    """The most that clumps take off the noise, where other kernels compete unseen."""
+    clumped_most_shared: float = 0.05
+    """The same where the kernels of this machine share their level."""
     tail_silence_s: float = 10.0
     """At a job's end, a row without a byte for so long is sent again."""
     hedge_s: float = 5.0
@@ -95,25 +101,24 @@ class Tuning:
     """So long after a recall, the call should have its token."""
     recall_pause_s: float = 60.0
     """No recall for so long after one that did not help."""
-    meet_s: float = 0.1
+    meet_s: float = 0.2
     """How often a kernel with work meets those that share its level."""
-    meet_alone_s: float = 0.25
+    meet_alone_s: float = 0.5
     """The same while no other kernel is there."""
     meet_urgent_s: float = 0.01
     """The least time between two meetings, whatever happens."""
 
 
-@dataclass(slots=True)
-class _Share:
+class Share(NamedTuple):
     """How often something is so, the newest cases counting more."""
 
     value: float = 0.0
     cases: int = 2
 
-    def add(self, case: bool, newest: float) -> None:
-        """One more case."""
-        self.cases = min(self.cases + 1, 1_000_000)
-        self.value += max(newest, 1.0 / self.cases) * (case - self.value)
+    def and_one(self, case: bool, newest: float) -> Share:
+        """With one more case."""
+        cases = min(self.cases + 1, 1_000_000)
+        return Share(self.value + max(newest, 1.0 / cases) * (case - self.value), cases)
 
 
 class Noise:
@@ -124,20 +129,33 @@ class Noise:
     refusals come in clumps, as they do when several kernels compete for the same places.
     """
 
-    __slots__ = ("after_refusal", "after_success", "last_got_in", "pardons", "proven", "proven_s", "tuning")
+    __slots__ = (
+        "after_refusal",
+        "after_success",
+        "before_run",
+        "got_in_last",
+        "pardons",
+        "proven",
+        "proven_s",
+        "run_s",
+        "tuning",
+    )
 
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
         self.pardons = tuning.pardons
-        self.after_success, self.after_refusal = _Share(), _Share()
-        self.last_got_in = True
+        self.after_success = self.after_refusal = Share()
+        self.run_s: float | None = None
+        """When the refusals began that no success sent later has ended; both shares as they were then:"""
+        self.before_run = (self.after_success, self.after_refusal)
+        self.got_in_last = True
         self.proven, self.proven_s = 0, NEVER_S
 
     @property
     def share(self) -> float:
         """The share of requests that are refused whatever the load, as far as is known."""
         clumps = self.after_refusal.value - self.after_success.value
-        clumped = min(CLUMPED_MOST, max(0.0, CLUMPED * clumps))
+        clumped = min(self.tuning.clumped_most, max(0.0, CLUMPED * clumps))
         return min(NOISE_MOST, max(0.0, self.after_success.value - clumped))
 
     def explains(self, in_flight: int, now: float) -> bool:
@@ -145,54 +163,56 @@ class Noise:
         fresh = now - self.proven_s <= self.tuning.below_s
         return fresh and in_flight <= self.tuning.below * self.proven
 
-    def got_in(self, in_flight: int, below: bool, now: float) -> None:
-        """A request sent as one of ``in_flight`` was let in."""
+    def got_in(self, in_flight: int, below: bool, sent_s: float, now: float) -> None:
+        """A request sent at ``sent_s`` as one of ``in_flight`` was let in."""
+        if self.run_s is not None and sent_s >= self.run_s:
+            self.run_s = None
         if in_flight >= self.proven or now - self.proven_s > self.tuning.below_s:
             self.proven, self.proven_s = in_flight, now
         self._measure(below, refused=False)
         per_success = self.share / (1.0 - self.share)
         self.pardons = min(self.tuning.pardons, self.pardons + self.tuning.pardons_per_noise * per_success)
 
-    def refused(self, below: bool) -> bool:
+    def refused(self, below: bool, now: float) -> bool:
         """A request was refused; gives whether that is pardoned."""
+        if self.run_s is None:
+            self.run_s, self.before_run = now, (self.after_success, self.after_refusal)
         self._measure(below, refused=True)
         if self.pardons < 1.0:
             return False
         self.pardons -= 1.0
         return True
 
+    def forget_run(self) -> None:
+        """The run of refusals was an outage: it says nothing about the noise."""
+        if self.run_s is not None:
+            self.after_success, self.after_refusal = self.before_run
+            self.run_s = None
+
     def _measure(self, below: bool, *, refused: bool) -> None:
-        if below:
-            share = self.after_success if self.last_got_in else self.after_refusal
-            share.add(refused, self.tuning.newest)
-        self.last_got_in = not refused
+        if below and self.got_in_last:
+            self.after_success = self.after_success.and_one(refused, self.tuning.newest)
+        elif below:
+            self.after_refusal = self.after_refusal.and_one(refused, self.tuning.newest)
+        self.got_in_last = not refused
 
     def to_list(self) -> list[Any]:
         """All of it as JSON values."""
-        a, b = self.after_success, self.after_refusal
-        return [
-            self.pardons,
-            a.value,
-            a.cases,
-            b.value,
-            b.cases,
-            self.last_got_in,
-            self.proven,
-            self.proven_s,
-        ]
+        shares = (*self.after_success, *self.after_refusal, *self.before_run[0], *self.before_run[1])
+        return [self.pardons, self.run_s, self.got_in_last, self.proven, self.proven_s, *shares]
 
     @classmethod
     def from_list(cls, values: Sequence[Any], tuning: Tuning) -> Noise:
         """What :meth:`to_list` gave."""
         noise = cls(tuning)
-        pardons, a, a_cases, b, b_cases, last_got_in, proven, proven_s = values
+        pardons, run_s, got_in_last, proven, proven_s, *shares = values
         noise.pardons = min(float(pardons), tuning.pardons)
-        noise.after_success, noise.after_refusal = (
-            _Share(float(a), int(a_cases)),
-            _Share(float(b), int(b_cases)),
-        )
-        noise.last_got_in = bool(last_got_in)
+        noise.run_s = None if run_s is None else float(run_s)
+        noise.got_in_last = bool(got_in_last)
         noise.proven, noise.proven_s = int(proven), float(proven_s)
+        found = [Share(float(shares[i]), int(shares[i + 1])) for i in (0, 2, 4, 6)]
+        noise.after_success, noise.after_refusal = found[:2]
+        noise.before_run = (found[2], found[3])
         return noise
 
 
@@ -200,7 +220,7 @@ class Level:
     """What the server showed so far. Every verb is told plain facts and the monotonic time of the event.
 
     >>> level = Level(Tuning(start=10, pardons=0))
-    >>> level.first_token(1.0, full=True); level.limit
+    >>> level.first_token(1.0, held=9, sent_s=0.5); level.limit
     11.0
     >>> level.refused(1.5, held=8, below=False, sent_s=1.0, overloaded=False, named=None, u=0.5)
     >>> level.limit, level.hold_until_s
@@ -284,23 +304,23 @@ class Level:
 
     def got_in(self, now: float, *, in_flight: int, below: bool, sent_s: float) -> None:
         """A request sent at ``sent_s`` as one of ``in_flight`` was let in."""
-        self.noise.got_in(in_flight, below, now)
+        self.noise.got_in(in_flight, below, sent_s, now)
         if self.named and in_flight > self.named[0] and sent_s > self.named[2]:
             self.named = None  # more than it allows, sent after it was said
 
-    def first_token(self, now: float, *, full: bool) -> None:
-        """A first token came; ``full``: while nearly all places were held, so there was room."""
-        self._alive(now)
-        if not full:
+    def first_token(self, now: float, *, held: int, sent_s: float) -> None:
+        """A first token came for a request sent at ``sent_s``; ``held`` bulk requests were in flight."""
+        self._alive(now, sent_s)
+        if held < self.limit - max(2.0, 0.1 * self.limit):
             return
         t = self.tuning
         seconds = max(0.0, now - self.quiet_s)
         step = min(1.0, t.step * 2.0 ** min(40.0, seconds / (t.doubling_s * self.pace)))
         self.limit = max(self.limit, min(t.most, self.limit + step))
 
-    def answered(self, now: float, *, lasted_s: float | None) -> None:
+    def answered(self, now: float, *, lasted_s: float | None, sent_s: float) -> None:
         """A complete answer, or an error that a living server gives; ``lasted_s`` of bulk ones."""
-        self._alive(now)
+        self._alive(now, sent_s)
         if lasted_s is not None:
             self.answer_s += 0.05 * (lasted_s - self.answer_s)
         better = self.limit > self.good
@@ -320,7 +340,7 @@ class Level:
         """A 429, or a 503 (``overloaded``), while ``held`` others were in flight; ``u``: chance, 0 to 1."""
         t = self.tuning
         was_open = self.open
-        pardoned = not was_open and self.noise.refused(below)
+        pardoned = not was_open and self.noise.refused(below, now)
         if not pardoned:
             self.quiet_s = max(self.quiet_s, now)
             if named is not None:
@@ -370,13 +390,14 @@ class Level:
         t = self.tuning
         if self.bad >= t.trip and now - (self.heard_s or 0.0) > t.trip_silence_s:
             self.open_since_s = now
+            self.noise.forget_run()
             self.limit, self.probe_wait_s = t.least, 1.0
             self._hold(now + self.probe_wait_s * (0.5 + 0.5 * u))
 
-    def _alive(self, now: float) -> None:
+    def _alive(self, now: float, sent_s: float) -> None:
         self.bad = 0
         self.heard_s = now if self.heard_s is None else max(self.heard_s, now)
-        if self.open:
+        if self.open_since_s is not None and sent_s >= self.open_since_s:  # what began before may survive
             self._close(now)
 
     def _close(self, now: float) -> None:
@@ -386,6 +407,13 @@ class Level:
         self.limit = max(t.least, self.good * t.resume)
         self.quiet_s = now - 3 * t.doubling_s * self.pace
         self.hold_until_s = NEVER_S
+
+    def learn(self, facts: Iterable[Fact], others_held: int) -> None:
+        """Facts of one member in the order of its life, while the others held so many bulk requests."""
+        for verb, now, told in facts:
+            if "held" in told:
+                told = {**told, "held": told["held"] + others_held}
+            getattr(self, verb)(now, **told)
 
     # ----------------------------------------------------------------------------- to JSON and back
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from deepseek_nb.core.admission import AGEING_S, Admission, Ticket, Tuning
+from deepseek_nb.core.level import Share
 
 BULK, INTERACTIVE = 2, 5
 STRICT = Tuning(pardons=0.0)
@@ -246,7 +247,7 @@ def test_a_later_request_above_the_number_that_gets_in_ends_it() -> None:
 
 def test_the_number_is_not_believed_where_refusals_are_noise() -> None:
     gate = make(start=20)
-    gate.noise.after_success.value = 0.1
+    gate.noise.after_success = Share(0.1)
     tickets = fill(gate, 10)
     gate.refused(tickets[0], 1.0, overloaded=False, named_limit=2)
     for ticket in tickets[1:]:
@@ -471,7 +472,7 @@ def test_clumps_of_refusals_are_less_of_a_noise() -> None:
     """Other kernels' competition refuses several in a row; noise does not."""
     even, clumped = (Admission(rng=lambda: 0.5).noise for _ in range(2))
     for noise, in_a_row in ((even, 0.1), (clumped, 0.5)):
-        noise.after_success.value, noise.after_refusal.value = 0.1, in_a_row
+        noise.after_success, noise.after_refusal = Share(0.1), Share(in_a_row)
     assert even.share == pytest.approx(0.1)
     assert clumped.share == 0.0
 
