@@ -84,6 +84,7 @@ class JobRun:
         self._held: dict[int, Item] = {}
         self._on_the_wire: dict[asyncio.Task[Any], bool] = {}
         self._stopping = asyncio.Event()
+        self._hungry = asyncio.Event()  # fewer rows are queued than one chunk
         self._last_refusal: DeepSeekError | None = None
         self._leading = True
         self.unsaved: dict[str, str] = {}
@@ -120,7 +121,8 @@ class JobRun:
         try:
             while self._todo and not self._stopping.is_set():
                 if self._queue.qsize() >= CHUNK_ROWS:
-                    await asyncio.sleep(TICK_S / 10)
+                    self._hungry.clear()
+                    await self._hungry.wait()
                     continue
                 chunk = [self._todo.popleft() for _ in range(min(CHUNK_ROWS, len(self._todo)))]
                 leased = await self._lease(chunk)
@@ -277,6 +279,8 @@ class JobRun:
             if item is None:
                 self._queue.put_nowait(None)
                 return
+            if self._queue.qsize() < CHUNK_ROWS:
+                self._hungry.set()
             await self._one(item)
 
     async def _one(self, item: Item) -> DeepSeekError | None:
