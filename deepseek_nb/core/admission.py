@@ -76,6 +76,8 @@ class Report:
     passing: int
     want: int
     """Places for bulk it could use: held and waiting."""
+    waits: bool
+    """Whether bulk rows wait in its line."""
     yielding: bool
     probing: bool
     tuning: Tuning
@@ -500,6 +502,7 @@ class Admission:
             held=self.held,
             passing=self.passing,
             want=min(self.held + len(self._line), max(1, int(self.tuning.most))),
+            waits=bool(self._line),
             yielding=self._yielding > 0,
             probing=self._probing,
             tuning=self.level.tuning,

@@ -14,7 +14,7 @@ time has the right to probe.
 >>> from deepseek_nb.core.level import Tuning
 >>> def report(want):
 ...     level = Level(Tuning()).to_list()
-...     return Report((), level, held=0, passing=0, want=want, yielding=False, probing=False, tuning=Tuning())
+...     return Report((), level, 0, 0, want=want, waits=True, yielding=False, probing=False, tuning=Tuning())
 >>> text, a = sync(None, report(100), "a", 1.0)
 >>> text, b = sync(text, report(4), "b", 1.0)
 >>> a.room, b.room                                 # everything was promised to the first
@@ -115,7 +115,8 @@ def _room(level: Level, report: Report, name: str, others: dict[str, Member], no
     if not others:
         return places
     if level.open:
-        return 0 if any(m.room > 0 or m.probing for m in others.values()) else 1
+        taken = any(m.room > 0 or m.probing for m in others.values())
+        return int((report.waits or report.probing) and not taken)
     wants = {n: m.want for n, m in others.items()} | {name: report.want}
     promised = sum(max(m.room, m.held) for m in others.values())
     return max(1, min(fair_shares(places, wants)[name], places - promised))

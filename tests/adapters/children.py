@@ -13,9 +13,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def start(script, *arguments):
-    """One of the scripts in this folder, its output in pipes."""
-    return _start([str(HERE / script)], arguments)
+def start(script, *arguments, **options):
+    """One of the scripts in this folder, its output in pipes; ``options`` are Popen's."""
+    return _start([str(HERE / script)], arguments, **options)
 
 
 def start_code(code, *arguments):
@@ -56,11 +56,12 @@ def wait_for(condition, within_s=20.0):
         time.sleep(0.01)
 
 
-def _start(what, arguments):
+def _start(what, arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-W", "error", *what, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        **options,
     )
