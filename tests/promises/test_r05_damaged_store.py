@@ -18,9 +18,10 @@ from deepseek_nb.core.errors import StoreFailed
 from deepseek_nb.sandbox import Sandbox
 
 ROWS = 12
-FLIPS = 30
+FLIPS = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["answers.db", "jobs.db"])
 def test_a_flipped_byte_gives_no_wrong_answer(tmp_path, name):
     """Single calls and the job again, after one byte was changed: never a traceback, never wrong."""

@@ -64,6 +64,7 @@ def job(client: Client) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["200m", "6m"])
 def test_a_disk_that_fills_up_under_a_job_loses_no_paid_answer(tmp_path, size):
     """Sending stops; every answer that came in is in the frame; with room again the job is finished.
