@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 
 from deepseek_nb.core.errors import DeepSeekError, WentSilent
 
 __all__ = ["Limits", "Watchdog"]
 
-SECOND_LOOK_S = 0.02
-"""How long before a limit that has passed ends anything: a turn of the event loop in which it can read."""
+TURNS, TURN_S = 16, 0.002
+"""Turns of the event loop that a limit which has passed gives it to read what may lie there.
+
+Connecting, sending and reading take some turns each; where a hundred answers come at once, or the
+kernel's cell keeps the processor, a turn can take longer than a short limit.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Watchdog:
             (self._started_s + limits.total_s, f"the answer was not complete after {limits.total_s:g} s"),
         )
 
-    def _look(self, *, again: bool = False) -> None:
+    def _look(self, turns: int = TURNS) -> None:
         now = self._loop.time()
         due_s, why = self._due()
         if self._straggles is not None and self._byte_s is None:
@@ -101,8 +104,8 @@ class Watchdog:
                 due_s = min(due_s, max(self._started_s + tail_s, now + tail_s / 10))
         if due_s > now:
             self._timer = self._loop.call_at(due_s, self._look)
-        elif not again:  # the loop may have been held up, and what came lie unread: read it first
-            self._timer = self._loop.call_later(SECOND_LOOK_S, partial(self._look, again=True))
+        elif turns:  # the loop may be held up, and what came lie unread: let it read first
+            self._timer = self._loop.call_later(TURN_S, self._look, turns - 1)
         else:
             self.hang_up(WentSilent(f"We hung up: {why}.", hint="Running it again usually works."))
 
