@@ -32,6 +32,7 @@ class Client:
 
     def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
         settings, arguments = hidden(settings), hidden(arguments)
+        fallback = hidden(fallback, secret=False)
         self.aio = AsyncClient(settings, fallback=fallback, **arguments)
         """The async client behind this one; it belongs to the background loop."""
         self._warned = False
