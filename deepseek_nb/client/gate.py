@@ -96,7 +96,7 @@ class Gate:
         if ticket is None:
             ticket = self.admission.ask(lane, now)
         else:
-            self.admission.again(ticket)
+            self.admission.again(ticket, now)
         place = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = place
         self._pump()

@@ -4,7 +4,9 @@ What the server allows is its :class:`~deepseek_nb.core.level.Level`; this file 
 those who wait, and what is in flight.
 
 Lanes 4 and 5 are interactive: they do not wait for the limit, and while one of them has been
-refused, lanes 1 to 3 send nothing, so that the next place that comes free is theirs. Lanes 1 to 3
+refused, lanes 1 to 3 send nothing, so that the next place that comes free is theirs. While the
+server seems to be down, one of them at a time is the probe, and the others wait for what it shows,
+five seconds at most. Lanes 1 to 3
 share the limit; a higher lane is served as if it had come ``AGEING_S`` earlier per step, so that
 no lane waits for ever.
 
@@ -44,6 +46,8 @@ class Ticket:
     away: bool = False
     """Bulk, between a refusal or a fault and its return to the line."""
     order: tuple[float, int] = field(default=(0.0, 0))
+    queued_s: float = 0.0
+    """When it joined the line, the last time."""
     sent_s: float = 0.0
     level: int = 0
     """Requests in flight when it was sent, itself included, those of other kernels too."""
@@ -146,15 +150,16 @@ class Admission:
             self._learn("asked", now)
         self._count += 1
         ticket.order = (now - AGEING_S * lane, self._count)
-        self._queue(ticket)
+        self._queue(ticket, now)
         return ticket
 
-    def again(self, ticket: Ticket) -> None:
+    def again(self, ticket: Ticket, now: float) -> None:
         """Join the line again after a refusal or a fault: at the front of its lane, as it asked long ago."""
         self._back(ticket)
-        self._queue(ticket)
+        self._queue(ticket, now)
 
-    def _queue(self, ticket: Ticket) -> None:
+    def _queue(self, ticket: Ticket, now: float) -> None:
+        ticket.queued_s = now
         if ticket.interactive:
             self._interactive.append(ticket)
         else:
@@ -162,9 +167,9 @@ class Admission:
 
     def admit(self, now: float) -> list[Ticket]:
         """The tickets that may start now, in order. Call it after every other verb and at :meth:`wake_at`."""
-        started = sorted(self._interactive, key=lambda t: (-t.lane, t.order))
-        self._interactive.clear()
+        started = self._passing_now(now)
         for ticket in started:
+            self._interactive.remove(ticket)
             self.passing += 1
             self._start(ticket, now)
         if now < self.level.hold_until_s or not self._line or self._stands_aside:
@@ -179,6 +184,14 @@ class Admission:
             self.urgent = True  # a refusal in another kernel is measured by what all hold
         return started
 
+    def _passing_now(self, now: float) -> list[Ticket]:
+        """The interactive tickets that may start: all, but while the server seems down one as the probe."""
+        waiting = sorted(self._interactive, key=lambda t: (-t.lane, t.order))
+        if not self.open:
+            return waiting
+        due = [t for t in waiting if now - t.queued_s >= self.tuning.probe_gap_s]
+        return due or waiting[: self.may_probe(now)]
+
     def _start(self, ticket: Ticket, now: float) -> None:
         others = self._shared.others_in_flight if self._shared else 0
         unseen = self._facts is not None and not self._known  # nobody knows what the others hold now
@@ -192,7 +205,11 @@ class Admission:
     def wake_at(self, now: float) -> float | None:
         """When to call :meth:`admit` if nothing else happens; None: only an event can change the answer."""
         hold_until_s = self.level.hold_until_s
-        return hold_until_s if self._line and now < hold_until_s else None
+        held_back = now < hold_until_s and (self._line or (self.open and self._interactive))
+        times = [hold_until_s] if held_back else []
+        if self.open and self._interactive:
+            times.append(min(t.queued_s for t in self._interactive) + self.tuning.probe_gap_s)
+        return min(times, default=None)
 
     def leave(self, ticket: Ticket, now: float) -> None:  # noqa: ARG002 (every verb is told the time)
         """Give a ticket up, waiting or held, without having learnt anything about the server."""
@@ -255,7 +272,7 @@ class Admission:
     def _probing(self) -> bool:
         """Whether something sent since the breaker opened is in flight."""
         since_s = self.level.open_since_s
-        return since_s is not None and any(t.sent_s >= since_s for t in self._in_flight if not t.interactive)
+        return since_s is not None and any(t.sent_s >= since_s for t in self._in_flight)
 
     def _give_back(self, ticket: Ticket) -> None:
         if not ticket.held:
@@ -340,12 +357,12 @@ class Admission:
             u=self.rng(),
         )
         ticket.refusals += 1
-        return self._refusal_wait_s(ticket, overloaded=overloaded)
+        return self._refusal_wait_s(ticket, now, overloaded=overloaded)
 
-    def _refusal_wait_s(self, ticket: Ticket, *, overloaded: bool) -> float:
+    def _refusal_wait_s(self, ticket: Ticket, now: float, *, overloaded: bool) -> float:
         if ticket.interactive:
             if self.open:
-                return self.tuning.probe_gap_s * (0.5 + 0.5 * self.rng())
+                return max(0.0, self.level.hold_until_s - now)
             if not ticket.yielding:
                 ticket.yielding = self.urgent = True
                 self._yielding += 1
@@ -358,7 +375,7 @@ class Admission:
         """A 500, a reset, silence, a broken stream."""
         self._give_back(ticket)
         self._go_away(ticket)
-        self._learn("faulted", now, u=self.rng())
+        self._learn("faulted", now, sent_s=ticket.sent_s, in_flight=ticket.level, u=self.rng())
 
     def may_probe(self, now: float) -> bool:
         """Whether a caller with another way should try this one now, though the breaker is open.
@@ -368,7 +385,7 @@ class Admission:
         if not self.open:
             return True
         others_probe = self._shared is not None and self._shared.others_probe
-        return now >= self.level.hold_until_s and not self._probing and not self.passing and not others_probe
+        return now >= self.level.hold_until_s and not self._probing and not others_probe
 
     # -------------------------------------------------------------------------------------- silence
 

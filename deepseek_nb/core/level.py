@@ -10,7 +10,9 @@ The limit moves by what the server shows, not by what it is asked:
   by a step that starts small after a refusal and doubles every 1.3 s without one;
 * a 429 says "you hold all you may": the limit becomes what is held, and at most once a second 0.85 of it;
   a 503 the same with 0.8; nothing new is sent for about 0.7 s, and the refused one goes first;
-* the number inside a 429, less one, is a ceiling for twenty seconds, unless a request that was sent
+* some servers never refuse: what is too much for them hangs until somebody hangs up. Where most that
+  break so are stuck, the limit is halved (:class:`Hangs`);
+* the number inside a 429, less one, is a ceiling for five seconds, unless a request that was sent
   later and above it gets in;
 * refusals that have nothing to do with the load are pardoned and change nothing (:class:`Noise`);
 * ten 503s or faults in a row without a token or an answer for three seconds open the breaker: one
@@ -38,7 +40,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-__all__ = ["NEVER_S", "Fact", "Level", "Noise", "Share", "Tuning"]
+__all__ = ["NEVER_S", "Fact", "Hangs", "Level", "Noise", "Share", "Tuning"]
 
 NEVER_S = float("-inf")
 Fact = tuple[str, float, dict[str, Any]]
@@ -63,6 +65,7 @@ class Tuning:
     """The most of this process; where several share a level, its own places end here, not the level."""
     cut_429: float = 0.85
     cut_503: float = 0.8
+    cut_hang: float = 0.5
     cut_gap_s: float = 1.0
     step: float = 0.02
     doubling_s: float = 1.3
@@ -73,8 +76,8 @@ class Tuning:
     trip_silence_s: float = 3.0
     probe_gap_s: float = 5.0
     resume: float = 0.5
-    named_limit_s: float = 20.0
-    """How long the number inside a 429 is believed."""
+    named_limit_s: float = 5.0
+    """How long the number inside a 429 is believed; the next one says it again."""
     below: float = 0.9
     """The share of a level that got in, below which a refusal is not fullness."""
     below_s: float = 20.0
@@ -216,6 +219,56 @@ class Noise:
         return noise
 
 
+class Hangs:
+    """Whether what breaks is stuck, that is, whether the server hangs what is too much for it.
+
+    A request that breaks after far longer than an answer takes, while nothing that was sent after it
+    got in either, is stuck. Where later requests got in, it was bad luck, which says nothing.
+    """
+
+    __slots__ = ("broke_at", "broke_s", "got_in_s", "newest_in_s", "share")
+
+    NEWEST = 0.1
+    """The weight of the newest break in the share of those that are stuck."""
+
+    def __init__(self) -> None:
+        self.share = Share()
+        self.newest_in_s = NEVER_S
+        """When the newest request was sent that got in."""
+        self.got_in_s = 0.0
+        """How long the last one took to get in."""
+        self.broke_at = 0.0
+        """The level at which most broke."""
+        self.broke_s = 0.0
+        """How long that took to show; 0 once the limit is well above."""
+
+    def got_in(self, sent_s: float, now: float) -> None:
+        """A request sent at ``sent_s`` was let in."""
+        self.newest_in_s = max(self.newest_in_s, sent_s)
+        self.got_in_s = now - sent_s
+
+    def broke(self, sent_s: float, now: float) -> bool:
+        """A request sent at ``sent_s`` broke; gives whether it was stuck, as most are."""
+        if now - sent_s < 2.0 * self.got_in_s:
+            return False  # it broke at once: that says nothing about the load
+        stuck = sent_s > self.newest_in_s
+        self.share = self.share.and_one(stuck, self.NEWEST)
+        return stuck and self.share.value > 0.5
+
+    def to_list(self) -> list[Any]:
+        """All of it as JSON values."""
+        return [*self.share, self.newest_in_s, self.got_in_s, self.broke_at, self.broke_s]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> Hangs:
+        """What :meth:`to_list` gave."""
+        hangs = cls()
+        share, cases, *times = values
+        hangs.share = Share(float(share), int(cases))
+        hangs.newest_in_s, hangs.got_in_s, hangs.broke_at, hangs.broke_s = map(float, times)
+        return hangs
+
+
 class Level:
     """What the server showed so far. Every verb is told plain facts and the monotonic time of the event.
 
@@ -234,6 +287,7 @@ class Level:
         "bad",
         "cut_s",
         "good",
+        "hangs",
         "heard_s",
         "hold_until_s",
         "limit",
@@ -269,6 +323,7 @@ class Level:
         self.answer_s = tuning.usual_s
         """How long an answer takes, from sending to its end."""
         self.noise = Noise(tuning)
+        self.hangs = Hangs()
         self.recall_s = NEVER_S
         """When somebody last asked for the waiting rows back."""
         self.recall_sent_s = NEVER_S
@@ -284,6 +339,11 @@ class Level:
     def pace(self) -> float:
         """What the constants of time are worth here: 1 where an answer takes ``usual_s`` or more."""
         return min(1.0, max(0.01, self.answer_s / self.tuning.usual_s))
+
+    @property
+    def doubling_s(self) -> float:
+        """How long a step takes to double: the longer, the longer it takes to see that it was too much."""
+        return self.tuning.doubling_s * max(self.pace, self.hangs.broke_s / self.tuning.usual_s)
 
     def places(self, now: float) -> int:
         """How many bulk requests may be in flight, 1 at least: the limit under the named number."""
@@ -305,6 +365,7 @@ class Level:
     def got_in(self, now: float, *, in_flight: int, below: bool, sent_s: float) -> None:
         """A request sent at ``sent_s`` as one of ``in_flight`` was let in."""
         self.noise.got_in(in_flight, below, sent_s, now)
+        self.hangs.got_in(sent_s, now)
         if self.named and in_flight > self.named[0] and sent_s > self.named[2]:
             self.named = None  # more than it allows, sent after it was said
 
@@ -315,8 +376,10 @@ class Level:
             return
         t = self.tuning
         seconds = max(0.0, now - self.quiet_s)
-        step = min(1.0, t.step * 2.0 ** min(40.0, seconds / (t.doubling_s * self.pace)))
+        step = min(1.0, t.step * 2.0 ** min(40.0, seconds / self.doubling_s))
         self.limit = max(self.limit, min(t.most, self.limit + step))
+        if self.limit > 1.5 * self.hangs.broke_at:
+            self.hangs.broke_s = 0.0  # that ceiling is gone
 
     def answered(self, now: float, *, lasted_s: float | None, sent_s: float) -> None:
         """A complete answer, or an error that a living server gives; ``lasted_s`` of bulk ones."""
@@ -360,13 +423,19 @@ class Level:
                 self.limit = max(t.least, min(self.limit, held))
             self._hold(now + t.hold_s * self.pace * (0.5 + u))
 
-    def faulted(self, now: float, *, u: float) -> None:
-        """A 500, a reset, silence, a broken stream."""
+    def faulted(self, now: float, *, sent_s: float, in_flight: int, u: float) -> None:
+        """A 500, a reset, silence, a broken stream; the request was sent as one of ``in_flight``."""
         self.bad += 1
         if self.open:
             self._next_probe(now, u)
-        else:
-            self._trip(now, u)
+            return
+        if self.hangs.broke(sent_s, now) and sent_s >= self.cut_s:  # one cut for all sent before the last one
+            self.hangs.broke_at, self.hangs.broke_s = min(self.limit, in_flight), now - sent_s
+            self.cut_s = now
+            self.quiet_s = now + self.hangs.broke_s  # it takes that long to show whether this was enough
+            self.limit = max(self.tuning.least, self.hangs.broke_at * self.tuning.cut_hang)
+            self.good = min(self.good, self.limit / self.tuning.resume)
+        self._trip(now, u)
 
     def recalled(self, now: float, *, held: int, sent_s: float) -> None:
         """Waiting rows sent before ``sent_s`` are taken back; ``held`` are left in flight."""
@@ -405,7 +474,7 @@ class Level:
         self.open_since_s = None
         self.probe_wait_s = 1.0
         self.limit = max(t.least, self.good * t.resume)
-        self.quiet_s = now - 3 * t.doubling_s * self.pace
+        self.quiet_s = now - 3 * self.doubling_s
         self.hold_until_s = NEVER_S
 
     def learn(self, facts: Iterable[Fact], others_held: int) -> None:
@@ -422,7 +491,8 @@ class Level:
         return [
             *(self.limit, self.good, self.quiet_s, self.cut_s, self.hold_until_s, self.heard_s),
             *(self.bad, self.open_since_s, self.probe_wait_s, self.named, self.answer_s),
-            *(self.recall_s, self.recall_sent_s, self.no_recall_until_s, self.noise.to_list()),
+            *(self.recall_s, self.recall_sent_s, self.no_recall_until_s),
+            *(self.noise.to_list(), self.hangs.to_list()),
         ]
 
     @classmethod
@@ -431,7 +501,7 @@ class Level:
         level = cls(tuning)
         limit, good, quiet_s, cut_s, hold_until_s, heard_s, *values = values
         bad, open_since_s, probe_wait_s, named, answer_s, *values = values
-        recall_s, recall_sent_s, no_recall_until_s, noise = values
+        recall_s, recall_sent_s, no_recall_until_s, noise, hangs = values
         level.limit, level.good, level.answer_s = float(limit), float(good), float(answer_s)
         if not all(math.isfinite(v) and v > 0 for v in (level.limit, level.good, level.answer_s)):
             raise ValueError("a limit is a number above zero")
@@ -445,4 +515,5 @@ class Level:
         level.recall_s, level.recall_sent_s = float(recall_s), float(recall_sent_s)
         level.no_recall_until_s = float(no_recall_until_s)
         level.noise = Noise.from_list(noise, tuning)
+        level.hangs = Hangs.from_list(hangs)
         return level

@@ -85,7 +85,7 @@ def test_bulk_yields_while_an_interactive_call_is_refused() -> None:
     assert 0.2 <= wait_s <= 0.5
     gate.ask(BULK, 0.1)
     assert gate.admit(9.0) == []
-    gate.again(call)
+    gate.again(call, 9.0)
     assert gate.admit(9.0)[0] is call
 
 
@@ -97,7 +97,7 @@ def test_bulk_goes_on_when_the_interactive_call_is_in_or_gone(end: str) -> None:
     gate.refused(call, 0.1, overloaded=True)
     bulk = gate.ask(BULK, 0.1)
     if end == "again":
-        gate.again(call)
+        gate.again(call, 2.0)
     else:
         gate.leave(call, 2.0)
     assert bulk in gate.admit(2.0)
@@ -181,7 +181,7 @@ def test_nothing_new_is_sent_for_a_moment_after_a_refusal_and_the_refused_goes_f
     assert gate.wake_at(0.0) is None  # only an event can change the answer
     wait_s = gate.refused(tickets[0], 1.0, overloaded=False)
     assert wait_s == 0.0
-    gate.again(tickets[0])
+    gate.again(tickets[0], 1.0)
     for ticket in tickets[1:]:
         gate.answered(ticket, 1.1)
     assert gate.admit(1.1) == []
@@ -205,7 +205,7 @@ def test_a_row_that_met_a_503_waits_longer_each_time() -> None:
     for second in range(8):
         now = second * 10.0
         waits_s.append(gate.refused(ticket, now, overloaded=True))
-        gate.again(ticket)
+        gate.again(ticket, now)
         assert gate.admit(now + 5.0) == [ticket]
         gate.first_token(now + 5.5, ticket)
     assert waits_s == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
@@ -317,7 +317,7 @@ def test_ten_failures_at_once_after_an_answer_do_not_open_it() -> None:
 def test_probes_go_one_at_a_time_at_most_five_seconds_apart(failure: str) -> None:
     gate = make(rng=lambda: 0.999)
     for ticket in tripped(gate):
-        gate.again(ticket)
+        gate.again(ticket, 100.0)
     now, gaps_s = 100.0, []
     for _ in range(6):
         assert gate.admit(now) == []
@@ -331,7 +331,7 @@ def test_probes_go_one_at_a_time_at_most_five_seconds_apart(failure: str) -> Non
             assert gate.refused(probe, now, overloaded=True) == 0.0
         else:
             gate.faulted(probe, now)
-        gate.again(probe)
+        gate.again(probe, now)
     assert gaps_s == pytest.approx([1.0, 2.0, 4.0, 5.0, 5.0, 5.0], abs=0.06)
 
 
@@ -340,7 +340,7 @@ def test_a_probe_that_gets_through_closes_the_breaker(sign: str) -> None:
     gate = make()
     gate.level.good = 30.0
     for ticket in tripped(gate):
-        gate.again(ticket)
+        gate.again(ticket, 100.0)
     [probe] = gate.admit(102.0)
     if sign == "first_token":
         gate.first_token(102.5, probe)
@@ -358,7 +358,7 @@ def test_interactive_calls_wait_longer_while_the_server_is_down() -> None:
     call = gate.ask(INTERACTIVE, 0.0)
     tickets = tripped(gate)
     assert 2.5 <= gate.refused(call, 100.0, overloaded=True) <= 5.0
-    gate.again(tickets[0])
+    gate.again(tickets[0], 100.0)
     assert gate.admit(105.0) == [tickets[0]]
 
 
@@ -420,7 +420,7 @@ def play(gate: Admission, refuses: Callable[[int], bool], *, rounds: int, servic
         for ticket in gate.admit(now):
             if refuses(len(running)):
                 gate.refused(ticket, now, overloaded=True)
-                gate.again(ticket)
+                gate.again(ticket, now)
             else:
                 running.append((now + service_s, ticket))
                 gate.first_token(now, ticket)
@@ -547,7 +547,7 @@ class AnyOrder(RuleBasedStateMachine):
     def again(self, data: st.DataObject) -> None:
         ticket = self.take(self.away, data)
         self.waiting.append(ticket)
-        self.gate.again(ticket)
+        self.gate.again(ticket, self.now)
         self.pump()
 
     @precondition(lambda self: self.held or self.waiting or self.away)
@@ -586,7 +586,7 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The server recovers: everybody is served."""
         for ticket in self.away:
-            self.gate.again(ticket)
+            self.gate.again(ticket, self.now)
         self.waiting += self.away
         self.away = []
         for _ in range(5000):

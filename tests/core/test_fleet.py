@@ -242,7 +242,7 @@ def test_others_stand_aside_for_a_refused_interactive_call() -> None:
         b.admission.answered(ticket, 1.5)
     b.pump(1.5)
     assert b.admission.held == 8
-    a.admission.again(a.held[0])
+    a.admission.again(a.held[0], 1.5)
     a.meet(1.6)
     b.meet(1.7)
     assert b.admission.held == int(b.admission.limit) == 13
@@ -265,7 +265,7 @@ def trip(kernel: Kernel, now: float) -> None:
     """Ten 503s in a row and nothing else."""
     for ticket in kernel.held[:10]:
         kernel.admission.refused(ticket, now, overloaded=True)
-        kernel.admission.again(ticket)
+        kernel.admission.again(ticket, now)
     del kernel.held[:10]
 
 
@@ -351,7 +351,7 @@ def test_an_interactive_call_gets_the_waiting_rows_of_other_kernels_taken_back()
     assert len(rows) == 11
     for row in rows:
         b.admission.recalled(row, 4.1)
-        b.admission.again(row)
+        b.admission.again(row, 4.1)
     assert b.pump(4.2) == []  # the limit is what was left
     assert b.admission.limit == b.admission.held == 8
     b.meet(4.3)

@@ -120,7 +120,7 @@ class Kernel:
 
     def _again(self, ticket: Ticket, item: Row | tuple[Call, Request | None]) -> None:
         self._sending[ticket] = item
-        self.admission.again(ticket)
+        self.admission.again(ticket, self.now)
         self._pump()
 
     def _plan_meeting(self) -> None:
