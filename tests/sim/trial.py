@@ -32,6 +32,7 @@ class Trial:
     """Of the first kernel's interactive calls."""
     empty_kept: int = 0
     """Rows that ended with an empty answer."""
+    empties_met: int = 0
     twice: int = 0
     """Rows that were answered more than once."""
     meetings_per_s: float = 0.0
@@ -105,6 +106,7 @@ def job(
         unfair=max(ends_s) / min(ends_s),
         latencies_s=kernels[0].latencies_s,
         empty_kept=sum(row.empty_kept for kernel in kernels for row in kernel.rows),
+        empties_met=server.bulk.ended[Outcome.EMPTY],
         twice=sum(row.answers > 1 for kernel in kernels for row in kernel.rows),
         meetings_per_s=table.meetings / clock.now / copies if table else 0.0,
     )
