@@ -195,7 +195,7 @@ class AsyncClient:
                 interactive=priority >= INTERACTIVE_LANE,
             ),
             failover_s=self._upstreams.failover_s(interactive=priority >= INTERACTIVE_LANE),
-            hedge_after_s=settings.hedge_after_s if priority >= INTERACTIVE_LANE else None,
+            hedged=settings.hedge_after_s is not None and priority >= INTERACTIVE_LANE,
             output_tokens=8192 if thinking is False else 65536,
             check=shape.parse if shape else None,
             on_delta=on_delta,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.client.errand import Errand
-from deepseek_nb.client.exchange import STRAGGLER, Exchange
+from deepseek_nb.client.exchange import Exchange
 from deepseek_nb.client.gate import Gate
 from deepseek_nb.client.hedge import Hedge
 from deepseek_nb.client.means import Means
@@ -323,9 +323,8 @@ class Drive:
         hedge: Hedge | None = None
         first = self._exchange(command.request, self.ticket, lambda e: hedge.begins(e) if hedge else None)
         self.in_flight = first
-        if self.errand.hedge_after_s is not None:
-            after_s = max(self.errand.hedge_after_s, STRAGGLER * self.upstream.first_byte_s)
-            hedge = Hedge(first, self._second(command.request), after_s, self._lose)
+        if self.errand.hedged:
+            hedge = Hedge(first, self._second(command.request), self.gate, self._lose)
         try:
             answer = await (hedge.run() if hedge else first.run())
             answer = self.errand.with_value(answer)

@@ -37,8 +37,8 @@ class Errand:
     """Where it is asked next, in order, once the route before kept it waiting for its ``failover_s``."""
     failover_s: float | None = None
     """How long the first route may keep it waiting; only with ``fallbacks``."""
-    hedge_after_s: float | None = None
-    """After so long without any byte a second copy is sent; None: never."""
+    hedged: bool = False
+    """Whether a second copy is sent when nothing is heard of the first."""
     output_tokens: int = 8192
     """What an answer may have at most where the request does not say: for the reservation."""
     check: Callable[[Answer], Any] | None = None

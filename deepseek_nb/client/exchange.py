@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from functools import partial
 
 from deepseek_nb.client.upstreams import Upstream
 from deepseek_nb.client.watchdog import Limits, Watchdog
@@ -21,13 +22,11 @@ from deepseek_nb.core.errors import (
 )
 from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body
 
-__all__ = ["STRAGGLER", "Exchange"]
+__all__ = ["Exchange"]
 
 ERROR_BODY_BYTES = 64 * 1024
 AFTER_DONE_S = 1.0
 """How long the end of the body may take once the stream said it is done."""
-STRAGGLER = 4.0
-"""So many times as long as others are silent a request has to be, to be sent again early."""
 
 
 class Exchange:
@@ -61,16 +60,14 @@ class Exchange:
         self._on_delta = on_delta
         self._on_token = on_token
         self._watchdog: Watchdog | None = None
-        self._sent_s = 0.0
 
     async def run(self) -> Answer:
         """Send it and read the answer to its end. Raises what ended it, a :class:`DeepSeekError`."""
         trace_id, decoder = "", self.decoder
-        straggles = None if self.ticket.interactive else self._straggles
+        repeat_due = None if self.ticket.interactive else partial(self._gate.repeat_due, self.ticket)
         try:
-            async with Watchdog(self.limits, straggles) as self._watchdog:
+            async with Watchdog(self.limits, repeat_due) as self._watchdog:
                 self._gate.sent(self.ticket, self.take_back)
-                self._sent_s = asyncio.get_running_loop().time()
                 body = request_body(self.request, dialect=self.upstream.dialect)
                 async with self.upstream.transport.post("/chat/completions", body) as reply:
                     trace_id = reply.trace_id
@@ -110,14 +107,8 @@ class Exchange:
                 await _drain(chunks)
                 return
 
-    def _straggles(self) -> bool:
-        """Whether nothing else is left to send, and this one is silent for far longer than others were."""
-        silent_s = asyncio.get_running_loop().time() - self._sent_s
-        return self._gate.at_the_end and silent_s > STRAGGLER * self.upstream.first_byte_s
-
     def _speaks(self) -> None:
-        self.upstream.note_first_byte(asyncio.get_running_loop().time() - self._sent_s)
-        self.spoke = True
+        self.upstream.reached = self.spoke = True
         if self._watchdog is not None:
             self._watchdog.byte()
         self._gate.byte(self.ticket)

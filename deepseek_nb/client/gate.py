@@ -122,7 +122,7 @@ class Gate:
 
     def byte(self, ticket: Ticket) -> None:
         """The first byte of any kind came for the holder, the status line included."""
-        self.admission.byte(ticket)
+        self.admission.byte(ticket, self.now())
 
     def first_token(self, ticket: Ticket) -> None:
         """A first token came for the holder of ``ticket``."""
@@ -193,6 +193,11 @@ class Gate:
     def repeat_due(self, ticket: Ticket) -> bool:
         """Whether the holder, a row at the job's end without a byte, should be hung up and sent again."""
         return self.admission.repeat_due(ticket, self.now())
+
+    @property
+    def hedge_after_s(self) -> float:
+        """How long an interactive call may be without a byte before it gets a second copy."""
+        return self.admission.hedge_after_s
 
     def hedge_due(self, ticket: Ticket) -> bool:
         """Whether the holder, an interactive call without a byte, should get a second copy."""

@@ -7,16 +7,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deepseek_nb.client.exchange import Exchange
+from deepseek_nb.client.gate import Gate
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import DeepSeekError
 
 __all__ = ["Hedge"]
 
+A_MOMENT_S = 0.01
+"""The request leaves a moment after its clock is set here."""
+
 Second = Callable[[Callable[[Exchange], None]], Awaitable[Exchange | None]]
 
 
 class Hedge:
-    """Runs ``first``, and ``second()`` beside it once ``after_s`` seconds have passed without any byte.
+    """Runs ``first``, and ``second()`` beside it once ``gate`` finds its silence unusual.
 
     A byte, a status line included, proves that the server has the request: then there is no second
     copy, since both might be charged. ``second`` makes the copy ready, told what to call when its
@@ -28,13 +32,13 @@ class Hedge:
         self,
         first: Exchange,
         second: Second,
-        after_s: float,
+        gate: Gate,
         lost: Callable[[Exchange, DeepSeekError | None], None],
     ) -> None:
         self.taken = first
         """The exchange whose answer, or error, is handed over."""
         self._second = second
-        self._after_s = after_s
+        self._gate = gate
         self._lost = lost
         self._runs: dict[asyncio.Task[Answer], Exchange] = {}
         self._began = asyncio.Event()
@@ -52,8 +56,8 @@ class Hedge:
         first = asyncio.create_task(self.taken.run())
         self._runs[first] = self.taken
         try:
-            await asyncio.wait([first], timeout=self._after_s)
-            if not first.done() and not self.taken.spoke:
+            await asyncio.wait([first], timeout=self._gate.hedge_after_s + A_MOMENT_S)
+            if not first.done() and self._gate.hedge_due(self.taken.ticket):
                 second = await self._second(self.begins)
                 if second is not None:
                     self._runs[asyncio.create_task(second.run())] = second

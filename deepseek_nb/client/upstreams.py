@@ -55,16 +55,8 @@ class Upstream:
         self.free = free
         self.reached = False
         """Whether this server ever answered: from then on a failing connection is an outage, not a typo."""
-        self.first_byte_s = 0.0
-        """How long the slower ones of late took from sending to the first byte of a reply."""
         self._new_gate = new_gate
         self._gates: dict[str, Gate] = {}
-
-    def note_first_byte(self, after_s: float) -> None:
-        """A request got its first byte, ``after_s`` after it was sent."""
-        self.reached = True
-        slower = after_s > self.first_byte_s
-        self.first_byte_s = after_s if slower else self.first_byte_s + 0.05 * (after_s - self.first_byte_s)
 
     def gate(self, model: str) -> Gate:
         """The admission for requests to ``model``."""
@@ -169,7 +161,12 @@ def _connected(route: Route, settings: Settings) -> Upstream:
 
 def _gate(settings: Settings, model: str) -> Gate:
     start = min(settings.concurrency_start, settings.concurrency_max)
-    tuning = Tuning(start=start, most=settings.concurrency_max)
+    tuning = Tuning(
+        start=start,
+        most=settings.concurrency_max,
+        tail_silence_s=settings.silence_timeout_s / 3,
+        hedge_s=settings.hedge_after_s or settings.silence_timeout_s,
+    )
     admission = Admission(rng=random.random, tuning=tuning)
     return Gate(admission, shared=_shared_limits(settings, model), recall=settings.recall)
 

@@ -11,6 +11,9 @@ from deepseek_nb.core.errors import DeepSeekError, WentSilent
 
 __all__ = ["Limits", "Watchdog"]
 
+LOOKS = 30
+"""How often within ``silence_s`` to look whether a silent request should be repeated."""
+
 TURNS, TURN_S = 16, 0.002
 """Turns of the event loop that a limit which has passed gives it to read what may lie there.
 
@@ -35,26 +38,17 @@ class Limits:
     total_s: float = 1800.0
     """For the whole request."""
 
-    @property
-    def tail_silence_s(self) -> float:
-        """Without any byte at all, where nothing else is left to send: a job's end does not wait for one row.
-
-        A third of ``silence_s``: worth four points of throughput in the simulation (OVERLOAD, 3.4).
-        """
-        return self.silence_s / 3
-
 
 class Watchdog:
     """Ends the block it guards with :class:`WentSilent` when a limit passes. One timer, whatever the traffic.
 
-    Tell it ``byte()`` for each read and ``token()`` for each piece of the answer. ``straggles`` says
-    whether nothing else is left to send but what is unusually silent; then the shorter
-    ``tail_silence_s`` holds for a request without any byte.
+    Tell it ``byte()`` for each read and ``token()`` for each piece of the answer. ``repeat_due``
+    tells whether a request without any byte should be given up before its time, as a job's last one.
     """
 
-    def __init__(self, limits: Limits, straggles: Callable[[], bool] | None = None) -> None:
+    def __init__(self, limits: Limits, repeat_due: Callable[[], bool] | None = None) -> None:
         self.limits = limits
-        self._straggles = straggles
+        self._repeat_due = repeat_due
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(None)
         self._started_s = self._loop.time()
@@ -96,12 +90,11 @@ class Watchdog:
     def _look(self, turns: int = TURNS) -> None:
         now = self._loop.time()
         due_s, why = self._due()
-        if self._straggles is not None and self._byte_s is None:
-            tail_s = self.limits.tail_silence_s
-            if now >= self._started_s + tail_s and self._straggles():
-                due_s, why = now, f"the server was silent for {tail_s:g} s, and nothing else is left to send"
+        if self._repeat_due is not None and self._byte_s is None:
+            if self._repeat_due():
+                due_s, why = now, "it was silent for far longer than others, and nothing else is left to send"
             else:
-                due_s = min(due_s, max(self._started_s + tail_s, now + tail_s / 10))
+                due_s = min(due_s, now + self.limits.silence_s / LOOKS)
         if due_s > now:
             self._timer = self._loop.call_at(due_s, self._look)
         elif turns:  # the loop may be held up, and what came lie unread: let it read first

@@ -6,13 +6,14 @@ those who wait, and what is in flight.
 Lanes 4 and 5 are interactive: they do not wait for the limit, and while one of them has been
 refused, lanes 1 to 3 send nothing, so that the next place that comes free is theirs. While the
 server seems to be down, one of them at a time is the probe, and the others wait for what it shows,
-five seconds at most. Lanes 1 to 3
-share the limit; a higher lane is served as if it had come ``AGEING_S`` earlier per step, so that
-no lane waits for ever.
+five seconds at most. Lanes 1 to 3 share the limit; a higher lane is served as if it had come
+``AGEING_S`` earlier per step, so that no lane waits for ever.
 
 Three kinds of silence have a cure here. At a job's end, when nobody waits any more, a row without a
-byte is sent again early. An interactive call without a byte gets a second copy. An interactive call
-that waits in the server's queue may have our own rows before it taken back, which never started.
+byte is sent again early. An interactive call without a byte gets a second copy. Both only where it
+has been silent for far longer than others were: whether the service sends a status line before the
+first token is not known. An interactive call that waits in the server's queue may have our own rows
+before it taken back, which never started.
 
 Several kernels on one account share one level: :meth:`Admission.report` gives what happened here,
 :mod:`deepseek_nb.core.fleet` replays it on the shared level, :meth:`Admission.adopt` takes that over.
@@ -31,6 +32,8 @@ __all__ = ["AGEING_S", "INTERACTIVE_LANE", "Admission", "Noise", "Report", "Tick
 
 INTERACTIVE_LANE = 4
 AGEING_S = 60.0
+STRAGGLER = 4.0
+"""So many times as long as others a request has to be silent, to be called so."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +140,7 @@ class Admission:
         self._met_busy = False  # whether the last report told of work here
         self._met_held = 0  # what it told that we hold
         self._known = False  # whether the others know of it
+        self._first_byte_s = 0.0  # how long the slower ones of late took to their first byte
         self._recalled_s = NEVER_S  # the newest recall that was heeded: its calls' time of sending
 
     # ------------------------------------------------------------------------------------- the line
@@ -316,7 +320,7 @@ class Admission:
         ``ticket`` is whose; without it only the answer tells that this request got in.
         """
         if ticket is not None:
-            ticket.spoken = True
+            self.byte(ticket, now)
             self._got_in(ticket, now)
         self._learn("first_token", now, held=self.held, sent_s=now if ticket is None else ticket.sent_s)
 
@@ -393,25 +397,41 @@ class Admission:
         """The holder's request goes on the wire."""
         ticket.on_the_wire, ticket.sent_s = True, now
 
-    def byte(self, ticket: Ticket) -> None:
+    def byte(self, ticket: Ticket, now: float) -> None:
         """A byte of any kind came, the status line included."""
-        ticket.spoken = True
+        if not ticket.spoken:
+            ticket.spoken = True
+            after_s = now - ticket.sent_s
+            slower = after_s > self._first_byte_s
+            self._first_byte_s = (
+                after_s if slower else self._first_byte_s + 0.05 * (after_s - self._first_byte_s)
+            )
 
     @property
     def at_the_end(self) -> bool:
         """No bulk row waits in the line, and none is away waiting out a jitter."""
         return not self._line and not self._away
 
+    @property
+    def hedge_after_s(self) -> float:
+        """How long an interactive call may be without a byte before a second copy pays."""
+        return max(self.tuning.hedge_s, STRAGGLER * self._first_byte_s)
+
+    @property
+    def repeat_after_s(self) -> float:
+        """How long a row may be without a byte at a job's end."""
+        return max(self.tuning.tail_silence_s, STRAGGLER * self._first_byte_s)
+
     def repeat_due(self, ticket: Ticket, now: float) -> bool:
         """Whether a bulk request at the job's end has been without a byte for too long."""
-        return self.at_the_end and self._silent(ticket, now, self.tuning.tail_silence_s)
+        return self.at_the_end and self._silent(ticket, now, self.repeat_after_s)
 
     def hedge_due(self, ticket: Ticket, now: float) -> bool:
         """Whether an interactive call has been without a byte for so long that a second copy pays.
 
         A request without a byte cannot have been answered, so the second copy is not paid twice.
         """
-        return ticket.interactive and self._silent(ticket, now, self.tuning.hedge_s)
+        return ticket.interactive and self._silent(ticket, now, self.hedge_after_s)
 
     @staticmethod
     def _silent(ticket: Ticket, now: float, seconds: float) -> bool:

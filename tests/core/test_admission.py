@@ -221,8 +221,8 @@ def test_the_number_inside_a_429_is_a_ceiling_for_a_while() -> None:
     for ticket in tickets[1:]:
         gate.answered(ticket, 2.0)
     assert len(gate.admit(3.0)) == 5  # one is left for an interactive call
-    assert gate.admit(20.9) == []
-    assert len(gate.admit(21.0)) == int(gate.limit) - 5
+    assert gate.admit(5.9) == []
+    assert len(gate.admit(6.0)) == int(gate.limit) - 5
 
 
 def test_a_named_limit_leaves_a_place() -> None:
@@ -357,7 +357,7 @@ def test_interactive_calls_wait_longer_while_the_server_is_down() -> None:
     gate = make()
     call = gate.ask(INTERACTIVE, 0.0)
     tickets = tripped(gate)
-    assert 2.5 <= gate.refused(call, 100.0, overloaded=True) <= 5.0
+    assert gate.refused(call, 100.0, overloaded=True) == pytest.approx(gate.level.hold_until_s - 100.0)
     gate.again(tickets[0], 100.0)
     assert gate.admit(105.0) == [tickets[0]]
 
@@ -565,7 +565,8 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.gate._yielding == sum(t.yielding for t in self.away)
         assert self.gate.waiting == len(self.waiting)
         assert not any(t.held for t in self.waiting + self.away)
-        assert not any(t.interactive for t in self.waiting)
+        if not self.gate.open:
+            assert not any(t.interactive for t in self.waiting)
 
     @invariant()
     def the_limit_stays_in_bounds(self) -> None:
@@ -576,9 +577,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def a_row_may_always_be_in_flight(self) -> None:
-        """Unless it waits for a moment that :meth:`wake_at` knows, or for a refused interactive call."""
+        """Unless it waits for a moment that :meth:`wake_at` knows, or for an interactive call."""
         yields = any(t.yielding for t in self.away) and not self.gate.open
-        if self.waiting and not self.gate.held and not yields:
+        probed = self.gate.open and self.gate.passing
+        if self.waiting and not self.gate.held and not yields and not probed:
             wake_at = self.gate.wake_at(self.now)
             assert wake_at is not None
             assert self.now < wake_at <= self.now + 5.0
@@ -603,3 +605,60 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_calls_do_not_storm_a_server_that_is_down() -> None:
+    """One interactive call at a time is the probe; the others wait for what it shows, 5 s at most."""
+    gate = make(rng=lambda: 0.999)
+    tripped(gate)
+    calls = [gate.ask(INTERACTIVE, 100.0) for _ in range(5)]
+    assert gate.admit(100.0) == []
+    assert gate.wake_at(100.0) == gate.level.hold_until_s
+    [probe] = gate.admit(102.0)
+    assert gate.admit(103.0) == []
+    gate.first_token(103.5, probe)
+    assert set(gate.admit(103.5)) == set(calls) - {probe}, "it lives: everybody goes"
+
+
+def test_a_probe_that_hears_nothing_holds_nobody_for_long() -> None:
+    """After five seconds in line a call goes whatever the probe does."""
+    gate = make(rng=lambda: 0.999)
+    tripped(gate)
+    first, second = gate.ask(INTERACTIVE, 100.0), gate.ask(INTERACTIVE, 101.5)
+    assert gate.admit(102.0) == [first]
+    assert gate.admit(106.4) == []
+    assert gate.wake_at(106.4) == 106.5
+    assert gate.admit(106.5) == [second]
+
+
+def test_a_server_that_hangs_what_is_too_much_is_asked_for_less() -> None:
+    """Rows break after far longer than an answer takes, and nothing sent later gets in: half as many."""
+    gate = make(start=32)
+    now, held = 0.0, fill(gate, 200)
+    for _ in range(60):  # the server answers 4 at a time and hangs the others
+        for ticket in held[:4]:
+            gate.first_token(now + 0.5, ticket)
+            gate.answered(ticket, now + 1.0)
+        for ticket in held[4:]:
+            gate.faulted(ticket, now + 30.0)
+            gate.again(ticket, now + 30.0)
+        now += 31.0
+        held = gate.admit(now)
+    assert gate.limit <= 10
+
+
+def test_hangs_that_have_nothing_to_do_with_the_load_change_nothing() -> None:
+    """One request in ten hangs, others that were sent later get in: bad luck."""
+    gate = make(start=32)
+    now, held = 0.0, fill(gate, 400)
+    for _ in range(20):
+        for number, ticket in enumerate(held):
+            if number % 10 == 3:
+                gate.faulted(ticket, now + 30.0)
+                gate.again(ticket, now + 30.0)
+            else:
+                gate.first_token(now + 0.5, ticket)
+                gate.answered(ticket, now + 1.0)
+        now += 5.0
+        held = gate.admit(now) or held[:0]
+    assert gate.limit >= 32

@@ -65,7 +65,7 @@ def test_a_row_that_is_away_comes_back_before_the_end(how: str, end: str) -> Non
     assert not gate.at_the_end
     assert not gate.repeat_due(silent, 30.0)
     if end == "again":
-        gate.again(row)
+        gate.again(row, 0.0)
         gate.admit(30.0)
     else:
         gate.leave(row, 30.0)
@@ -85,7 +85,7 @@ def test_a_repeated_row_starts_its_clock_anew() -> None:
     [row] = send(gate, 1, 0.0)
     gate.faulted(row, 12.0)
     assert not gate.repeat_due(row, 13.0)  # it is not in flight
-    gate.again(row)
+    gate.again(row, 0.0)
     gate.admit(14.0)
     assert not gate.repeat_due(row, 30.0)  # admitted, but not on the wire yet
     gate.sent(row, 15.0)
@@ -126,7 +126,7 @@ def test_rows_that_wait_before_an_interactive_call_are_taken_back() -> None:
     assert all(row not in recalled for row in later)
     for row in recalled:
         gate.recalled(row, 3.0)
-        gate.again(row)
+        gate.again(row, 0.0)
     assert gate.recalls == 4
     assert gate.limit < limit_before
     assert gate.admit(3.1) == []  # they do not go back into the queue at once
@@ -142,7 +142,7 @@ def test_taken_back_rows_are_first_in_their_lane() -> None:
     assert gate.recall(call, 3.0) == [row]
     assert gate.recall(call, 3.1) == []  # asked once
     gate.recalled(row, 3.1)
-    gate.again(row)
+    gate.again(row, 0.0)
     assert gate.admit(3.2) == [row]
 
 
@@ -200,7 +200,7 @@ def tripped(gate: Admission, *, waits: bool = True) -> list[Ticket]:
     for ticket in tickets[:10]:
         gate.refused(ticket, 100.0, overloaded=True)
         if waits:
-            gate.again(ticket)
+            gate.again(ticket, 0.0)
     assert gate.open
     return tickets
 
@@ -256,7 +256,7 @@ def test_an_outage_is_no_noise() -> None:
         [ticket] = send(gate, 1, float(i))
         if i % 4 == 3:
             gate.refused(ticket, i + 0.1, overloaded=False)
-            gate.again(ticket)
+            gate.again(ticket, 0.0)
             gate.leave(ticket, i + 0.1)
         else:
             gate.first_token(i + 0.1, ticket)

@@ -173,7 +173,7 @@ class Kernel:
 
     def byte(self, request: Request) -> None:
         """A status line came."""
-        self.admission.byte(request.ticket)
+        self.admission.byte(request.ticket, self.now)
 
     def token(self, request: Request) -> None:
         """A first token came."""
