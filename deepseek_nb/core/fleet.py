@@ -41,6 +41,8 @@ LOST_S = 5.0
 FORGOTTEN_S = 300.0
 """A table that nobody wrote for so long says nothing about the server of now."""
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @dataclass(slots=True)
 class Member:
@@ -147,4 +149,4 @@ def _member(values: list[float]) -> Member:
 
 def _written(level: Level, members: Mapping[str, Member], now: float) -> str:
     table = {name: member.to_list() for name, member in members.items()}
-    return json.dumps([now, level.to_list(), table], separators=(",", ":"))
+    return _compact([now, level.to_list(), table])

@@ -45,7 +45,7 @@ def test_a_row_that_spoke_is_not_repeated(sign: str) -> None:
     gate = make()
     [row] = send(gate, 1, 0.0)
     if sign == "byte":
-        gate.byte(row)
+        gate.byte(row, 0.5)
     else:
         gate.first_token(1.0, row)
     assert not gate.repeat_due(row, 60.0)
@@ -103,7 +103,7 @@ def test_only_interactive_calls_without_a_byte_get_a_second_copy() -> None:
     assert not gate.hedge_due(call, 4.9)
     assert gate.hedge_due(call, 5.0)
     assert not gate.hedge_due(row, 60.0)
-    gate.byte(call)
+    gate.byte(call, 5.0)
     assert not gate.hedge_due(call, 60.0)
 
 
@@ -114,7 +114,7 @@ def test_rows_that_wait_before_an_interactive_call_are_taken_back() -> None:
     gate = make(start=6)
     rows = send(gate, 8, 0.0)
     for row in rows:
-        gate.byte(row)
+        gate.byte(row, 0.1)
     runs = rows[:2]
     for row in runs:
         gate.first_token(0.5, row)
@@ -164,14 +164,14 @@ def test_a_recall_that_did_not_help_is_not_repeated_for_a_minute() -> None:
     gate = make()
     send(gate, 3, 0.0)
     [call] = send(gate, 1, 1.0, INTERACTIVE)
-    gate.byte(call)
+    gate.byte(call, 1.1)
     rows = gate.recall(call, 3.0)
     assert len(rows) == 3
     for row in rows:
         gate.leave(row, 3.0)
     gate.recall_helped(call, 9.0)
     [second] = send(gate, 1, 10.0, INTERACTIVE)
-    gate.byte(second)
+    gate.byte(second, 10.1)
     assert gate.recall(second, 12.0) == []
     gate.recall_helped(second, 18.0)  # nothing was tried, so nothing failed
     send(gate, 3, 20.0)

@@ -356,7 +356,7 @@ def test_an_interactive_call_gets_the_waiting_rows_of_other_kernels_taken_back()
     assert b.admission.limit == b.admission.held == 8
     b.meet(4.3)
     assert b.admission.to_give_back(4.3) == []  # once for each call
-    a.admission.byte(call)
+    a.admission.byte(call, 4.3)
     a.admission.recall_helped(call, 10.0)
     a.meet(10.1)
     b.meet(10.2)

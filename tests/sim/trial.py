@@ -7,7 +7,18 @@ import random
 from dataclasses import dataclass
 
 from busy_client import Call, Kernel, Row, Table
-from busy_server import FIRST_TOKEN_S, TOKEN_S, BusyServer, Clock, Outcome, Scenario, fate, workload
+from busy_server import (
+    FIRST_TOKEN_S,
+    REFUSALS,
+    TOKEN_S,
+    BusyServer,
+    Clock,
+    Outcome,
+    Request,
+    Scenario,
+    fate,
+    workload,
+)
 
 from deepseek_nb.core.admission import Tuning
 from deepseek_nb.sandbox.weather import ideal_s
@@ -110,6 +121,55 @@ def job(
         twice=sum(row.answers > 1 for kernel in kernels for row in kernel.rows),
         meetings_per_s=table.meetings / clock.now / copies if table else 0.0,
     )
+
+
+class Rival:
+    """Somebody else on the account, who hammers: workers that never give up and never slow down for long."""
+
+    def __init__(self, clock: Clock, server: BusyServer, workers: int, seed: int) -> None:
+        self.clock, self.server, self.rng = clock, server, random.Random(seed + 97)
+        for _ in range(workers):
+            clock.after(self.rng.random(), self.send, 0)
+
+    def send(self, refusals: int) -> None:
+        """One request of one worker."""
+        service_s = FIRST_TOKEN_S + TOKEN_S * min(2000.0, math.exp(self.rng.gauss(math.log(180), 0.7)))
+        self.server.send(Request(self, refusals, service_s, Outcome.OK, self.clock.now))
+
+    def byte(self, request: Request) -> None:
+        """Of no interest."""
+
+    def token(self, request: Request) -> None:
+        """Of no interest."""
+
+    def done(self, request: Request, outcome: Outcome) -> None:
+        """The next one at once, or the same after full jitter."""
+        refusals = request.row + 1 if outcome in REFUSALS else 0
+        wait_s = self.rng.random() * min(30.0, 0.5 * 2.0 ** min(refusals, 8)) if refusals else 0.0
+        self.clock.after(wait_s, self.send, refusals)
+
+
+def beside_a_rival(tuning: Tuning, seed: int, *, rows: int = 500, workers: int = 256) -> tuple[float, float]:
+    """Seconds by the ideal of a server of our own, and requests per row, beside a greedy rival."""
+    service_s, fates = workload(rows, seed)
+    plan = Scenario.of("limit", seed)
+    clock = Clock()
+    server = BusyServer(clock, plan, seed)
+    mine = [Row(service_s[k], fates[k][::-1]) for k in range(rows)]
+    kernel = Kernel(clock, server, mine, seed, tuning=tuning)
+    Rival(clock, server, workers, seed)
+    sent = [0]
+    send = server.send
+
+    def counted(request: Request) -> None:
+        sent[0] += request.sender is kernel
+        send(request)
+
+    server.send = counted  # type: ignore[method-assign]
+    clock.after(0.1, kernel.start)
+    clock.run(4_000.0, lambda: not kernel.left)
+    done = rows - kernel.left
+    return clock.now / ideal_s(service_s, plan.weather), sent[0] / max(1, done)
 
 
 def unloaded_latencies_s(scenario: str, seed: int, *, lasts_s: float = 1500.0) -> list[float]:
