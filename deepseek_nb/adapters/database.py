@@ -480,7 +480,7 @@ def _explained(error: Exception, path: Path) -> StoreFailed:
         reason, what = "full", "cannot grow: the disk is full"
         hint = "Free some space or set DEEPSEEK_NB_DATA_DIR to another disk, then run the same call again."
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        reason, what = "busy", f"was kept busy by another process for {BUSY_TIMEOUT_S:.0f} s"
+        reason, what = "busy", "was kept busy by another process for too long"
         hint = "Close the other kernel, or wait for it, and run the same call again."
     elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         reason, what, hint = "readonly", "cannot be written", _DIRECTORY_HINT

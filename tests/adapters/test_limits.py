@@ -137,11 +137,12 @@ def test_a_name_does_not_show_the_key():
 
 def test_four_processes_lose_no_exchange(tmp_path):
     code = """
-        import sys
+        import sys, time
         from deepseek_nb.adapters.limits import SharedLimits
         shared = SharedLimits(sys.argv[1], "account")
         for _ in range(250):
             shared.exchange(lambda text: str(int(text or 0) + 1))
+            time.sleep(0.002)  # without any pause, SQLite may leave one process out for seconds
         shared.close()
     """
     children = [start_code(code, tmp_path / "limits.db") for _ in range(4)]

@@ -27,7 +27,7 @@ def trials(
 @cache
 def shared_trials(scenario: str) -> list[Trial]:
     """Four kernels that share their level, with recall where the server queues."""
-    return trials(scenario, 4, recall=scenario == "queue", shared=True)
+    return trials(scenario, 4, recall=scenario == "queue", shared=True, seeds=3)
 
 
 def plain() -> list[Trial]:
@@ -54,10 +54,10 @@ def test_the_server_is_kept_busy(scenarios: tuple[str, ...], copies: int, least:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("scenarios", "least"), [(CALM, 0.95), (STORMY, 0.92)])
-def test_kernels_that_share_keep_the_server_as_busy(scenarios: tuple[str, ...], least: float) -> None:
+@pytest.mark.parametrize(("scenario", "least"), [("limit", 0.95), ("queue", 0.95), ("storm", 0.92)])
+def test_kernels_that_share_keep_the_server_as_busy(scenario: str, least: float) -> None:
     """Rooms that are cut anew five times a second leave hardly a place empty."""
-    assert fmean(t.eff for s in scenarios for t in shared_trials(s)) >= least
+    assert fmean(t.eff for t in shared_trials(scenario)) >= least
 
 
 def test_no_run_is_far_from_the_mean() -> None:
