@@ -193,7 +193,7 @@ class Admission:
         waiting = sorted(self._interactive, key=lambda t: (-t.lane, t.order))
         if not self.open:
             return waiting
-        due = [t for t in waiting if now - t.queued_s >= self.tuning.probe_gap_s]
+        due = [t for t in waiting if now >= t.queued_s + self.tuning.probe_gap_s]
         return due or waiting[: self.may_probe(now)]
 
     def _start(self, ticket: Ticket, now: float) -> None:
