@@ -306,6 +306,7 @@ KINDS: Mapping[str, _Kind] = {
     "hedge_after_s": _duration(optional=True),
     "recall": _SWITCH,
     "share_limit": _SWITCH,
+    "stubborn": _SWITCH,
     "budget_usd": _MONEY,
     "max_repairs": _whole(0, 2),
     "max_faults": _whole(0, 100),
@@ -371,6 +372,9 @@ class Settings:
     charges for them is not known."""
     share_limit: bool = True
     """Whether all kernels of this machine on one account share one limit on requests in flight."""
+    stubborn: bool = False
+    """Never fewer than eight in flight, and short holds: to hold one's own against a greedy rival on the same
+    account, at many times the requests."""
     budget_usd: float | None = None
     """None: no limit."""
     max_repairs: int = 2

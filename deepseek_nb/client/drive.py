@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from deepseek_nb.client.errand import Errand
@@ -314,7 +315,8 @@ class Drive:
             self._tell("first_token")
 
         show = None if self.errand.on_delta is None else self._show
-        return Exchange(self.upstream, request, ticket, limits, on_delta=show, on_token=begins)
+        held = partial(self._tell, "held", tries=self.call.tries + 1, refusals=self.call.refusals)
+        return Exchange(self.upstream, request, ticket, limits, on_delta=show, on_token=begins, on_held=held)
 
     async def _send(self, command: Send) -> Event:
         assert self.ticket is not None  # noqa: S101 (admitted before)

@@ -25,6 +25,7 @@ from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, reques
 __all__ = ["Exchange"]
 
 ERROR_BODY_BYTES = 64 * 1024
+HELD_EVERY_S = 1.0
 AFTER_DONE_S = 1.0
 """How long the end of the body may take once the stream said it is done."""
 
@@ -32,7 +33,8 @@ AFTER_DONE_S = 1.0
 class Exchange:
     """One request sent with the place that ``ticket`` holds. ``await run()`` once, then :meth:`end`.
 
-    ``on_token`` is told when the answer begins; ``on_delta`` gets its pieces.
+    ``on_token`` is told when the answer begins; ``on_delta`` gets its pieces; ``on_held`` is told, at
+    most once a second, that keep-alives come and no answer yet.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Exchange:
         *,
         on_delta: Callable[[Delta], None] | None = None,
         on_token: Callable[[Exchange], None] | None = None,
+        on_held: Callable[[], None] | None = None,
     ) -> None:
         self.upstream = upstream
         self.request = request
@@ -59,6 +62,8 @@ class Exchange:
         self._gate = upstream.gate(request.model)
         self._on_delta = on_delta
         self._on_token = on_token
+        self._on_held = on_held
+        self._held_s = float("-inf")
         self._watchdog: Watchdog | None = None
 
     async def run(self) -> Answer:
@@ -101,6 +106,8 @@ class Exchange:
                 watchdog.token()
                 if not before:
                     self._begin()
+            elif not before:
+                self._is_held()
             for delta in deltas:
                 self._show(delta)
             if decoder.done:
@@ -112,6 +119,13 @@ class Exchange:
         if self._watchdog is not None:
             self._watchdog.byte()
         self._gate.byte(self.ticket)
+
+    def _is_held(self) -> None:
+        """Bytes came, and none of them was of an answer: the server keeps the request waiting."""
+        now = asyncio.get_running_loop().time()
+        if self._on_held is not None and self.decoder.alive and now - self._held_s >= HELD_EVERY_S:
+            self._held_s = now
+            self._on_held()
 
     def _begin(self) -> None:
         self.began = True

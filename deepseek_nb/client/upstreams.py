@@ -167,6 +167,8 @@ def _gate(settings: Settings, model: str) -> Gate:
         tail_silence_s=settings.silence_timeout_s / 3,
         hedge_s=settings.hedge_after_s or settings.silence_timeout_s,
     )
+    if settings.stubborn:
+        tuning = replace(tuning, least=min(8.0, settings.concurrency_max), hold_s=0.25)
     admission = Admission(rng=random.random, tuning=tuning)
     return Gate(admission, shared=_shared_limits(settings, model), recall=settings.recall)
 

@@ -445,7 +445,7 @@ class Admission:
         Those of ours that were sent before it and have no token either: they wait in the server's
         queue and never started. Other kernels hear of it by :meth:`to_give_back`. The sender of each
         hangs up and says :meth:`recalled`. Empty for a call that got its token or ended, and for a
-        minute after a recall that did not help.
+        while after a recall that did not help.
         """
         if not call.held or call.got_in or now < self.level.no_recall_until_s:
             return []

@@ -17,7 +17,7 @@ from deepseek_nb.core.errors import DeepSeekError
 
 __all__ = ["DOWN_AFTER_S", "CallEvent", "Charged", "cause", "duration", "waiting_line"]
 
-Kind = Literal["hit", "sent", "first_token", "waiting", "fallback", "answered", "failed"]
+Kind = Literal["hit", "sent", "held", "first_token", "waiting", "fallback", "answered", "failed"]
 Charged = Literal["no", "unknown", "yes"]
 
 CHARGED_WORDS: dict[Charged, str] = {"no": "nothing charged", "unknown": "perhaps charged", "yes": "charged"}
@@ -33,8 +33,8 @@ class CallEvent:
     """One thing that happened to one call. Fields that do not apply are None, 0 or empty."""
 
     kind: Kind
-    """``hit`` (found in the store), ``sent``, ``first_token``, ``waiting`` (before the next try),
-    ``fallback`` (goes on by another route), ``answered``, ``failed``."""
+    """``hit`` (found in the store), ``sent``, ``held`` (keep-alives, and no answer yet), ``first_token``,
+    ``waiting`` (before the next try), ``fallback`` (goes on by another route), ``answered``, ``failed``."""
     lane: int
     at_s: float
     """On the client's monotonic clock."""

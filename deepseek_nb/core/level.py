@@ -102,7 +102,7 @@ class Tuning:
     """An interactive call without a token for so long takes the waiting rows back (a switch)."""
     recall_check_s: float = 6.0
     """So long after a recall, the call should have its token."""
-    recall_pause_s: float = 60.0
+    recall_pause_s: float = 20.0
     """No recall for so long after one that did not help."""
     meet_s: float = 0.2
     """How often a kernel with work meets those that share its level."""

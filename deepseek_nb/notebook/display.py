@@ -79,6 +79,7 @@ class Screen:
         self._shown: str | None = None
         """What of the text is on the screen; None: a line, or nothing."""
         self._there = False
+        self._held = False
         self._started_s = self._since_s = now()
         self._line: Callable[[float], str] = lambda passed_s: f"asking, {duration(passed_s)} so far"
         self._line_due_s = self._started_s + QUIET_S
@@ -95,7 +96,15 @@ class Screen:
         elif news.kind == "fallback" and news.error is not None:
             told = f"{cause(news.error)}: asking {news.route} now"
             self._set_line(lambda passed_s: f"{told}, {duration(passed_s)} so far", at_once=True)
-        elif news.kind == "sent" and news.tries + news.refusals > 1:
+        elif news.kind == "held" and not self._held:
+            self._held = True
+            self._set_line(lambda passed_s: f"the server holds the request, {duration(passed_s)} so far")
+        elif news.kind == "sent":
+            self._sent(news)
+
+    def _sent(self, news: CallEvent) -> None:
+        self._held = False
+        if news.tries + news.refusals > 1:
             self._set_line(lambda passed_s: f"asking again, {duration(passed_s)} so far")
 
     def _take_piece(self, piece: Delta) -> None:

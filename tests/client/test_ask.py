@@ -398,6 +398,24 @@ def test_a_token_serves_where_a_key_does(tmp_path):
         assert asyncio.run(ask()).text == "in"
 
 
+def test_a_request_that_the_server_holds_is_told(sandbox, with_client, misbehave):
+    """Keep-alives and no answer yet: an event, at most one a second, before the first token."""
+    misbehave(Fault("keepalive_then_json", lines=8, every_s=10.0))
+    kinds: list[str] = []
+    with_client(lambda c: c.ask(QUESTION, on_event=lambda event: kinds.append(event.kind)))
+    assert kinds == ["sent", "held", "first_token", "answered"]
+
+
+def test_a_stubborn_client_keeps_eight_in_flight(with_client):
+    """For who shares an account with a greedy rival."""
+
+    async def look(client: AsyncClient) -> float:
+        return client.road.upstream("").gate("deepseek-flash").admission.tuning.least
+
+    assert (with_client(look), with_client(look, stubborn=True)) == (1.0, 8.0)
+    assert with_client(look, stubborn=True, concurrency_max=4) == 4.0
+
+
 def test_an_unreachable_host_is_told_after_the_patience(tmp_path):
     """Nothing listens there: nothing was sent, the address is named, the hint says what to check."""
 

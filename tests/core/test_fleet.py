@@ -360,7 +360,7 @@ def test_an_interactive_call_gets_the_waiting_rows_of_other_kernels_taken_back()
     a.admission.recall_helped(call, 10.0)
     a.meet(10.1)
     b.meet(10.2)
-    assert b.admission.level.no_recall_until_s == 70.0
+    assert b.admission.level.no_recall_until_s == 30.0
 
 
 # -------------------------------------------------------------------------- a table that may be lost

@@ -75,7 +75,7 @@ def test_waiting_for_a_busy_server_is_visible(kernel, sandbox):
     waiting = [text for text in cell.texts("text/plain") if text.startswith("busy (503), try ")]
     assert waiting
     assert "next in " in waiting[0]
-    assert waiting[0].endswith(" left, nothing charged")
+    assert waiting[0].endswith(" left of 10 min, nothing charged")
     assert cell.texts()[-1] == "You said: say busy"
 
 

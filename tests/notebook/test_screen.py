@@ -147,6 +147,19 @@ def test_waiting_says_why_how_often_how_long_and_what_it_cost(event, line):
     assert watched.lines == [line]
 
 
+def test_a_request_that_the_server_holds_is_told_once():
+    """Keep-alives come for minutes: one line that counts, until the next try."""
+    watched = Watched()
+    for second in range(30):
+        watched.screen.take(CallEvent("held", 5, float(second), tries=1))
+        watched.pass_s(1)
+    assert watched.lines[-1].startswith("the server holds the request, ")
+    assert len(watched.lines) < 12
+    watched.screen.take(CallEvent("sent", 5, 30.0, tries=2))
+    watched.pass_s(2)
+    assert watched.lines[-1].startswith("asking again")
+
+
 def test_what_may_have_been_charged_is_not_forgotten():
     """After one broken answer a later refusal does not say 'nothing charged'."""
     watched = Watched()
