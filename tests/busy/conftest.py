@@ -186,10 +186,8 @@ class Talk:
                 task.cancel()
             done = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 30)
             took_s = time.monotonic() - started
-            admission = client.road.gate.admission
-            assert (admission.held, admission._passing, admission.waiting) == (0, 0, 0), (
-                "a place was not left"
-            )
+            admission = client.road.upstream("").gate(errand.request.model).admission
+            assert (admission.held, admission.passing, admission.waiting) == (0, 0, 0), "a place was not left"
             assert client.store is not None
             kept = {key: Answer.from_json(client.store.get(key) or {}) for key in list(client.store.keys())}
             outcome = Outcome(
