@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def shell(sandbox, tmp_path, monkeypatch) -> Iterator[Any]:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("DEEPSEEK_NB_PYPROJECT", "off")
     InteractiveShell.clear_instance()
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the shell puts its own there
     made = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     session.configure(base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path / "data")
     made.run_line_magic("load_ext", "deepseek_nb")
