@@ -53,3 +53,32 @@ def test_an_interactive_call_gets_the_place_of_rows_that_never_started(queueing,
     else:
         assert left < ROWS / 2
         assert unknown_usd == 0
+
+
+def test_a_call_of_one_kernel_gets_the_place_of_another_ones_rows(queueing, tmp_path):
+    """Two clients on one account: the rows of one go back for the call of the other."""
+    settings = {
+        "base_url": queueing.base_url,
+        "api_key": queueing.api_key,
+        "data_dir": tmp_path,
+        "thinking": False,
+        "recall": True,
+        "concurrency_start": ROWS,
+    }
+
+    async def work() -> tuple[float, int, int]:
+        async with AsyncClient(**settings) as busy, AsyncClient(**settings) as other:
+            rows = [asyncio.create_task(busy.ask(f"Return exactly: {n}", priority=2)) for n in range(ROWS)]
+            while queueing.in_flight < ROWS:  # noqa: ASYNC110 (the server is in a thread of its own)
+                await asyncio.sleep(0.02)
+            call = await other.ask("Return exactly: now", priority=5)
+            left = sum(not row.done() for row in rows)
+            assert other.road.upstream("").gate("deepseek-flash").state().kernels == 2
+            await asyncio.gather(*rows)
+            return call.latency_s, left, busy.road.upstream("").gate("deepseek-flash").state().recalls
+
+    latency_s, left, recalls = asyncio.run(work())
+    assert recalls > 0, "the rows' kernel heard of it through the file they share"
+    assert latency_s < 6
+    assert left > ROWS / 2
+    assert queueing.log.answered_twice() == {}
