@@ -179,7 +179,10 @@ class Gate:
             return
         now, thread = self._now_s, self._thread
         work = partial(_leave, report=self.admission.report(now), name=self.member, now=now)
-        thread.submit(_quietly, shared, work)
+        try:
+            thread.submit(_quietly, shared, work)
+        except RuntimeError:  # the interpreter is ending: its threads take no more work
+            _quietly(shared, work)
         thread.shutdown(wait=False)
         self._thread = None
 
