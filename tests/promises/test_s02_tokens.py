@@ -19,7 +19,7 @@ import deepseek_nb as ds
 from deepseek_nb.adapters.auth import JWTBearer, verify
 from deepseek_nb.core.errors import AuthError, ConfigError
 
-from .canary import CLIENT_SECRET
+from .canary import CLIENT_SECRET, serving
 
 ANSWER = {
     "model": "m",
@@ -76,14 +76,8 @@ def gateway(*, ahead_s: float = 0.0, strict: bool = False) -> Iterator[_Server]:
     server = _Server(("127.0.0.1", 0), _Gateway)
     server.ahead_s, server.strict, server.tokens, server.revoked = ahead_s, strict, [], set()
     server.lock = threading.Lock()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def settings(server: _Server, folder, **more) -> dict:

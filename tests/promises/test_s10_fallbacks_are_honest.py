@@ -27,17 +27,23 @@ def servers():
         yield first, local
 
 
+def client_of(servers, tmp_path, name: str, **more) -> ds.Client:
+    """A client of the first server, called "deepseek", that falls back to the second, called ``name``."""
+    first, local = servers
+    route = Route(base_url=local.base_url, model="deepseek-v4-pro", name=name, api_key=local.api_key)
+    return ds.Client(
+        base_url=first.base_url,
+        api_key=first.api_key,
+        route="deepseek",
+        data_dir=tmp_path,
+        fallback=route,
+        **more,
+    )
+
+
 @pytest.fixture
 def client(servers, tmp_path):
-    first, local = servers
-    route = Route(base_url=local.base_url, model="deepseek-v4-pro", name="local", api_key=local.api_key)
-    settings = {
-        "base_url": first.base_url,
-        "api_key": first.api_key,
-        "route": "deepseek",
-        "data_dir": tmp_path,
-    }
-    with ds.Client(**settings, fallback=route, failover_s=0.1, patience_s=30) as made:
+    with client_of(servers, tmp_path, "local", failover_s=0.1, patience_s=30) as made:
         yield made
 
 
@@ -87,16 +93,8 @@ def test_a_single_answer_says_it_too(servers, client, tmp_path):
 
 def test_a_fallback_cannot_take_the_first_servers_name(servers, tmp_path):
     """Its answers would pose as the other's."""
-    first, local = servers
-    route = Route(base_url=local.base_url, model="deepseek-v4-pro", name="deepseek", api_key=local.api_key)
-    settings = {
-        "base_url": first.base_url,
-        "api_key": first.api_key,
-        "route": "deepseek",
-        "data_dir": tmp_path,
-    }
     with pytest.raises(ds.errors.ConfigError, match="name of your own server"):
-        ds.Client(**settings, fallback=route)
+        client_of(servers, tmp_path, "deepseek")
 
 
 def test_simulated_answers_never_pose_as_real_ones(tmp_path, monkeypatch):

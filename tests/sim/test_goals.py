@@ -12,22 +12,28 @@ import pytest
 from trial import Trial, job, percentile, unloaded_latencies_s
 
 SEEDS = (1, 2, 3, 4)
+MORE_SEEDS = tuple(range(1, 13))
 CALM, STORMY = ("limit", "queue"), ("storm",)
 NOISY = ("noise:0.02", "noise:0.05", "noise:0.2", "noise:0.4", "flat:60:75:40+429:0.2")
 
 
 @cache
 def trials(
-    scenario: str, copies: int = 1, *, recall: bool = False, shared: bool = False, seeds: int = len(SEEDS)
+    scenario: str,
+    copies: int = 1,
+    *,
+    recall: bool = False,
+    shared: bool = False,
+    seeds: tuple[int, ...] = SEEDS,
 ) -> list[Trial]:
     """One run for each seed."""
-    return [job(scenario, seed, copies=copies, recall=recall, shared=shared) for seed in SEEDS[:seeds]]
+    return [job(scenario, seed, copies=copies, recall=recall, shared=shared) for seed in seeds]
 
 
 @cache
 def shared_trials(scenario: str) -> list[Trial]:
     """Four kernels that share their level, with recall where the server queues."""
-    return trials(scenario, 4, recall=scenario == "queue", shared=True, seeds=3)
+    return trials(scenario, 4, recall=scenario == "queue", shared=True)
 
 
 def plain() -> list[Trial]:
@@ -131,14 +137,16 @@ def test_random_refusals_are_survived(scenario: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["limit+503:0.2", "noise:0.2"])
-@pytest.mark.parametrize(("copies", "shared", "most"), [(1, True, 1.25), (4, True, 1.25), (4, False, 1.35)])
-def test_random_refusals_on_top_of_full_servers(
-    scenario: str, copies: int, shared: bool, most: float
-) -> None:
-    """Noise and true fullness at once, alone and with others on the account, seen and unseen."""
-    runs = trials(scenario, copies, shared=shared, seeds=2 if copies > 1 else 4)
+@pytest.mark.parametrize(("copies", "shared"), [(1, False), (1, True), (4, False), (4, True)])
+def test_random_refusals_on_top_of_full_servers(scenario: str, copies: int, shared: bool) -> None:
+    """Noise and true fullness at once, alone and with others on the account, seen and unseen.
+
+    Kernels that do not see one another differ most from seed to seed: more seeds.
+    """
+    unseen = copies > 1 and not shared
+    runs = trials(scenario, copies, shared=shared, seeds=MORE_SEEDS if unseen else SEEDS)
     assert fmean(t.eff for t in runs) >= 0.90
-    assert fmean(t.requests_per_row for t in runs) <= most
+    assert fmean(t.requests_per_row for t in runs) <= (1.30 if unseen else 1.25)
     assert sum(t.lost for t in runs) == 0
 
 
