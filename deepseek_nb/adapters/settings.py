@@ -34,6 +34,7 @@ OTHER_VARIABLES = {"DEEPSEEK_API_KEY": "api_key", "DEEPSEEK_NB_STREAM": "stream_
 """Variables that are not called after their field; one that is goes before."""
 
 NEVER_FROM_A_FILE = ("api_key", "base_url", "data_dir", "jwt_client_secret", "route")
+CREDENTIALS = ("api_key", "jwt_client_id", "jwt_client_secret")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 METADATA_HOSTS = (
     *("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
@@ -395,6 +396,12 @@ class Settings:
         object.__setattr__(self, "concurrency_start", min(self.concurrency_start, self.concurrency_max))
 
     @property
+    def origin(self) -> tuple[str, str]:
+        """Scheme, and host with port, of ``base_url``: what a key belongs to."""
+        url = urlsplit(self.base_url)
+        return url.scheme, url.netloc
+
+    @property
     def route_name(self) -> str:
         """Who answers: ``route``, or host and port of ``base_url``."""
         return self.route or urlsplit(self.base_url).netloc
@@ -402,14 +409,19 @@ class Settings:
     def replace(self, **changes: Any) -> Settings:
         """Make a copy with these fields changed, checked again.
 
-        Raises ConfigError for an unknown name or a value that is not taken.
+        A key belongs to the server it was given for: another ``base_url`` leaves the credentials behind,
+        unless they are among the changes. Raises ConfigError for an unknown name or a value that is not
+        taken.
 
         >>> Settings().replace(priority=5).priority
         5
         """
         changes = hidden(changes)
         _refuse_unknown(changes, "argument")
-        values = {name: getattr(self, name) for name in KINDS} | changes
+        values = {name: getattr(self, name) for name in KINDS}
+        if "base_url" in changes and Settings(base_url=changes["base_url"]).origin != self.origin:
+            values |= dict.fromkeys(CREDENTIALS)
+        values |= changes
         return Settings(**values, sources={**self.sources, **dict.fromkeys(changes, "argument")})
 
     def describe(self) -> list[tuple[str, str, str]]:

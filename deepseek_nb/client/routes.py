@@ -79,7 +79,7 @@ class Route:
             base_url=self.base_url,
             model=self.model,
             api_key=self._key(),
-            jwt_client_id=None,
+            jwt_client_id=None,  # also of another path on the same server: a route has its own
             jwt_client_secret=None,
             route=self.name,
         )

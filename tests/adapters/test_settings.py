@@ -418,3 +418,14 @@ def test_settings_are_frozen() -> None:
     """Nothing changes under a running job."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().priority = 5  # type: ignore[misc]
+
+
+def test_a_key_stays_with_the_server_it_was_given_for():
+    """Another host or port leaves it behind, another path does not; a key that is given along is taken."""
+    settings = Settings(api_key="sk-0123456789abcdef", base_url="https://api.deepseek.com")
+    assert settings.replace(base_url="https://api.deepseek.com/beta").api_key is not None
+    for other in ("https://api.deepseek.com:8443", "https://other.example", "http://127.0.0.1:80"):
+        assert settings.replace(base_url=other).api_key is None
+    assert settings.replace(base_url="https://other.example", api_key="k" * 20).api_key == Secret("k" * 20)
+    token = Settings(jwt_client_id="desk", jwt_client_secret="s" * 40)
+    assert token.replace(base_url="https://other.example").jwt_client_secret is None
