@@ -87,6 +87,7 @@ class JobSpec:
                 patience_s=None,
                 max_faults=client.settings.max_faults,
                 max_repairs=client.settings.max_repairs,
+                most_tokens=client.most_tokens(self.model or client.settings.model),
             ),
         )
         head, route = first.request.messages[:-1], client.settings.route_name

@@ -178,6 +178,7 @@ class AsyncClient:
                 patience_s=settings.patience_s if patience is None else parse_patience_s(patience),
                 max_faults=settings.max_faults,
                 max_repairs=settings.max_repairs,
+                most_tokens=self.most_tokens(model),
             ),
             budget=budget
             or (self.budget if budget_usd is None else self.new_budget(budget_usd, "budget of this call")),
@@ -308,12 +309,22 @@ class AsyncClient:
         )
         return use, retired.get("thinking") if thinking is None else thinking
 
+    def most_tokens(self, name: str) -> int | None:
+        """The longest answer that model gives, in tokens; None for a model we do not know."""
+        model = self._known_model(name)
+        return None if model is None else int(model["max_output_tokens"])
+
+    def _known_model(self, name: str) -> dict[str, Any] | None:
+        for model in self._models["models"]:
+            if name == model["id"] or name in model.get("aliases", ()):
+                found: dict[str, Any] = model
+                return found
+        return None
+
     def refuse_what_cannot_fit(self, request: ChatRequest) -> None:
         """Raise :class:`ContextTooLong` for a request that is surely too long for its model."""
-        for model in self._models["models"]:
-            if request.model == model["id"] or request.model in model.get("aliases", ()):
-                break
-        else:
+        model = self._known_model(request.model)
+        if model is None:
             return
         # our count is an upper estimate: only what is too long even at half of it is refused here
         least = estimate_request_tokens(request) // 2 + (request.max_tokens or 0)

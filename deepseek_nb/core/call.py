@@ -371,7 +371,7 @@ class Call:
                 yield from self._end(Fail(None), None)
                 return None
             if wait.error.disposition is Disposition.REPAIR and isinstance(wait.error, AnswerInvalid):
-                request = repaired(self.request, wait.error, self.repairs)
+                request = repaired(self.request, wait.error, self.repairs, self.policy.most_tokens)
             again = True
 
     def _keep(self, answer: Answer, now: float) -> Story:

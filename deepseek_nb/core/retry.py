@@ -41,6 +41,8 @@ class RetryPolicy:
     max_repairs: int = 2
     wait_initial_s: float = 0.5
     wait_max_s: float = 8.0
+    most_tokens: int | None = None
+    """The longest answer the model gives: a repair asks for no more. None: not known."""
 
     def fault_wait_s(self, faults: int, error: DeepSeekError, rng: Callable[[], float]) -> float:
         """Seconds before the try after fault number ``faults`` (from 1); a sane Retry-After is the least."""
@@ -63,20 +65,22 @@ REPAIR_TOKENS = 8192
 """The server's own cap without thinking: where we set none, the next one is above it."""
 
 
-def repaired(first: ChatRequest, error: AnswerInvalid, repairs: int) -> ChatRequest:
+def repaired(
+    first: ChatRequest, error: AnswerInvalid, repairs: int, most_tokens: int | None = None
+) -> ChatRequest:
     """The question to ask after a charged answer that cannot be used.
 
     ``first`` is the question as it was first asked, ``repairs`` counts from 1. Thinking is
-    switched off. An answer cut at ``max_tokens`` gets twice the room each time; a blank one is
-    asked for in plainer words, the second time without JSON mode (which replaces what it cannot
-    recognise with spaces); one of the wrong shape is shown back with what is wrong about it.
+    switched off. An answer cut at ``max_tokens`` gets twice the room each time, ``most_tokens`` at
+    most; a blank one is asked for in plainer words, the second time without JSON mode (which replaces
+    what it cannot recognise with spaces); one of the wrong shape is shown back with what is wrong.
     """
     calm = replace(
         first, thinking=False if first.thinking is not False else first.thinking, reasoning_effort=None
     )
     if isinstance(error, AnswerTruncated):
         room = (first.max_tokens or REPAIR_TOKENS) * 2**repairs
-        return replace(calm, max_tokens=room)
+        return replace(calm, max_tokens=room if most_tokens is None else min(room, most_tokens))
     if isinstance(error, AnswerEmpty) or error.answer is None or not error.answer.text.strip():
         again = Message(
             "user", "Answer now. Write only the JSON object." if first.json_mode else "Answer now, in words."

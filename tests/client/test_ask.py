@@ -406,6 +406,15 @@ def test_a_request_that_the_server_holds_is_told(sandbox, with_client, misbehave
     assert kinds == ["sent", "held", "first_token", "answered"]
 
 
+def test_a_repair_knows_what_its_model_can_write(with_client):
+    """From the dated list of models; of a model that is not in it nothing is known."""
+
+    async def look(client: AsyncClient) -> list[int | None]:
+        return [client.prepare("x", model=name).policy.most_tokens for name in ("deepseek-flash", "other")]
+
+    assert with_client(look) == [393_216, None]
+
+
 def test_a_stubborn_client_keeps_eight_in_flight(with_client):
     """For who shares an account with a greedy rival."""
 

@@ -56,6 +56,14 @@ def test_a_cut_answer_gets_more_room_and_no_thinking():
         assert (again.max_tokens, again.thinking) == (room, False)
 
 
+def test_a_cut_answer_is_given_no_more_room_than_the_model_has():
+    """The server would refuse it."""
+    long = ChatRequest("m", REQUEST.messages, max_tokens=300_000)
+    error = AnswerTruncated("cut", answer=Answer("half"))
+    assert repaired(long, error, 1, 393_216).max_tokens == 393_216
+    assert repaired(long, error, 1).max_tokens == 600_000
+
+
 def test_a_blank_answer_is_asked_for_in_plainer_words():
     """The second time without JSON mode, which writes spaces over what it cannot recognise."""
     first = repaired(REQUEST, AnswerEmpty("blank", answer=Answer("  ")), 1)
