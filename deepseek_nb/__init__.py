@@ -27,6 +27,7 @@ _ROOMS = {
     "apply": "batch.apply",
     "ask": "session",
     "configure": "session",
+    "conversation": "session",
     "default_client": "session",
     "errors": "core.errors",
     "memory": "adapters.joblib_backend",

@@ -14,6 +14,7 @@ from deepseek_nb.core.template import Template as Template
 from deepseek_nb.sandbox import Sandbox as Sandbox
 from deepseek_nb.session import ask as ask
 from deepseek_nb.session import configure as configure
+from deepseek_nb.session import conversation as conversation
 from deepseek_nb.session import default_client as default_client
 from deepseek_nb.session import stream as stream
 from deepseek_nb.session import use_sandbox as use_sandbox

@@ -8,11 +8,21 @@ from typing import Any
 
 from deepseek_nb.adapters.settings import hidden
 from deepseek_nb.client.aio import Prompt
+from deepseek_nb.client.conversation import Conversation
 from deepseek_nb.client.sync import Client, Stream
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.sandbox import Sandbox
 
-__all__ = ["ask", "configure", "default_client", "sandbox", "stream", "use_sandbox"]
+__all__ = [
+    "ask",
+    "configure",
+    "conversation",
+    "conversations",
+    "default_client",
+    "sandbox",
+    "stream",
+    "use_sandbox",
+]
 
 SANDBOX_ROUTE = "sandbox"
 """The name simulated answers are stored under: they never pose as real ones."""
@@ -20,6 +30,7 @@ SANDBOX_ROUTE = "sandbox"
 _lock = threading.RLock()
 _client: Client | None = None
 _sandbox: Sandbox | None = None
+_conversations: dict[str, Conversation] = {}
 
 
 def default_client() -> Client:
@@ -95,3 +106,28 @@ def ask(prompt: Prompt, **options: Any) -> Answer:
 def stream(prompt: Prompt, **options: Any) -> Stream:
     """Ask the default client and read the answer as it is written."""
     return default_client().stream(prompt, **options)
+
+
+def conversation(
+    name: str, *, new: bool = False, system: str | None = None, last_turns: int | None = None
+) -> Conversation:
+    """The conversation of that name in this process, begun at the first use; ``new=True`` begins it anew.
+
+    ``system`` and ``last_turns``, where given, hold from now on. Costs nothing by itself.
+
+    >>> conversation("risk").ask("What is a default?").text       # doctest: +SKIP
+    """
+    with _lock:
+        if new or name not in _conversations:
+            _conversations[name] = Conversation(name, default_client)
+        found = _conversations[name]
+    if system is not None:
+        found.system = system
+    if last_turns is not None:
+        found.last_turns = last_turns
+    return found
+
+
+def conversations() -> list[str]:
+    """The names of this process's conversations, in the order they were begun."""
+    return list(_conversations)

@@ -112,7 +112,7 @@ class DeepSeekMagics(Magics):
         if read.options.schema:
             options["schema"] = names.schema(read.options.schema)
         view = read.options.view or ("json" if read.options.schema else self.view)
-        answer = self._carry(prompt, options, view)
+        answer = self.ask_and_show(prompt, options, view)
         value = answer.value if read.options.schema else answer.text
         if read.into:
             self.shell.push({read.into: value})
@@ -139,7 +139,12 @@ class DeepSeekMagics(Magics):
         options |= {name: value for name, value in given.items() if value is not None}
         return {name: value for name, value in options.items() if value is not None}
 
-    def _carry(self, prompt: str, options: dict[str, Any], view: str) -> Answer:
+    def ask_and_show(self, prompt: Any, options: dict[str, Any], view: str) -> Answer:
+        """Ask, show in the cell that runs what happens and what comes, and keep it as ``_deepseek``.
+
+        ``options`` are those of :meth:`deepseek_nb.client.aio.AsyncClient.ask`. Main thread only.
+        Raises what ended the call; the screen is then in order.
+        """
         session = _room("session")
         client = session.default_client()
         # a terminal cannot replace what it has printed: there the answer comes at the end
