@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, fields
 
-from deepseek_nb.core.chat import Usage
+from deepseek_nb.core.chat import Answer, Usage
 from deepseek_nb.core.events import CallEvent
 
-__all__ = ["Histogram", "Metrics"]
+__all__ = ["Histogram", "Metrics", "Spending"]
 
 
 class Histogram:
@@ -48,6 +48,35 @@ class Histogram:
 
 
 @dataclass
+class Spending:
+    """What the answers of one model on one route took. US dollars, by the prices of their time."""
+
+    hits: int = 0
+    answered: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    """What the answers from the store cost when they were asked."""
+    unpriced: int = 0
+    """Answers for which no price is known."""
+
+    def hit(self, answer: Answer) -> None:
+        """An answer came from the store."""
+        self.hits += 1
+        self.saved_usd += answer.cost_usd or 0.0
+
+    def add(self, answer: Answer) -> None:
+        """An answer came from the server."""
+        self.answered += 1
+        self.usage += answer.usage
+        self.cost_usd += answer.cost_usd or 0.0
+        self.unpriced += answer.cost_usd is None
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+
+@dataclass
 class Metrics:
     """Running figures of a client. It is a listener: ``metrics(event)``."""
 
@@ -61,6 +90,8 @@ class Metrics:
     usage: Usage = field(default_factory=Usage)
     latency: Histogram = field(default_factory=Histogram)
     first_token: Histogram = field(default_factory=Histogram)
+    spending: defaultdict[str, Spending] = field(default_factory=lambda: defaultdict(Spending))
+    """By route and model, such as ``"api.deepseek.com/deepseek-flash"``."""
 
     def __call__(self, event: CallEvent) -> None:
         """Take one event."""
@@ -69,10 +100,13 @@ class Metrics:
         elif event.kind == "hit":
             self.calls += 1
             self.hits += 1
+            if event.answer is not None:
+                self.spending[event.answer.origin].hit(event.answer)
         elif event.kind == "answered" and event.answer is not None:
             self.calls += 1
             self.answered += 1
             self.usage += event.answer.usage
+            self.spending[event.answer.origin].add(event.answer)
             self.latency.add(event.answer.latency_s)
             if event.answer.first_token_s is not None:
                 self.first_token.add(event.answer.first_token_s)

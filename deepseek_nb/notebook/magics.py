@@ -16,6 +16,7 @@ from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.template import Template
 from deepseek_nb.notebook.carry import Interrupted, carry
+from deepseek_nb.notebook.commands import find_command
 from deepseek_nb.notebook.display import CellOutput, Screen, show
 from deepseek_nb.notebook.names import UserNames
 from deepseek_nb.notebook.options import SHORT_USAGE, Line, read_line, with_options
@@ -96,6 +97,8 @@ class DeepSeekMagics(Magics):
             read = read_line(magic.parser, line)
             if read.options.help:
                 return show(note(magic.__doc__))
+            if cell is None and (command := find_command(read.question)):
+                return command(self)
             return self._ask(read, cell, local_ns)
         except Interrupted:
             raise
