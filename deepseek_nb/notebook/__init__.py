@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepseek_nb.notebook.complete import register_completion, unregister_completion
 from deepseek_nb.notebook.last_error import remember_error
 from deepseek_nb.notebook.magics import DeepSeekMagics
 from deepseek_nb.notebook.question_marks import let_questions_ask
@@ -20,6 +21,7 @@ def load_ipython_extension(shell: Any) -> None:
     shell.input_transformers_cleanup.append(let_questions_ask)
     for event, listener in EVENTS:
         shell.events.register(event, listener)
+    register_completion(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -33,4 +35,5 @@ def unload_ipython_extension(shell: Any) -> None:
     for event, listener in EVENTS:
         if listener in shell.events.callbacks[event]:
             shell.events.unregister(event, listener)
+    unregister_completion(shell)
     shell.configurables[:] = [one for one in shell.configurables if not isinstance(one, DeepSeekMagics)]
