@@ -10,52 +10,52 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepseek_nb.core.errors import ConfigError
-from deepseek_nb.notebook.account import show_balance, show_models
-from deepseek_nb.notebook.bill import show_bill
-from deepseek_nb.notebook.files import cache, jobs
-from deepseek_nb.notebook.key import key
-from deepseek_nb.notebook.last_error import explain, fix
+from deepseek_nb.notebook.rooms import room
 
 __all__ = ["COMMANDS", "COMMANDS_HELP", "Command", "find_command"]
 
-Run = Callable[[Any, str], Any]
-"""Takes the magics and what stands behind the command."""
-
 NEAR = 0.8
 _HINT = r"--\s+(?P<rest>\S.*)|(?:(?:this|that|the|my)\s+)?(?:last\s+)?error[.!?]*|it|this|that"
+_NAME = r"""(?P<rest>"[^"]+"|'[^']+'|\S+)"""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command: what may stand behind it (a pattern; nothing always may), and what it is for."""
+class Command(NamedTuple):
+    """One command: where its function is, what may stand behind it (a pattern), and what it is for."""
 
-    run: Run
+    place: str
+    """The file in this room, imported when the command is used."""
+    function: str
+    """It takes the magics and what stands behind the command."""
     takes: str
     says: str
     words: tuple[str, ...] = ()
     """What TAB offers behind it."""
 
+    def run(self, magics: Any, rest: str) -> Any:
+        """Do it."""
+        return getattr(room(f"notebook.{self.place}"), self.function)(magics, rest)
+
 
 COMMANDS: Mapping[str, Command] = {
-    "balance": Command(show_balance, "", "the account's balance"),
+    "balance": Command("account", "show_balance", "", "the account's balance"),
     "cache": Command(
-        cache,
+        "files",
+        "cache",
         r"(?P<rest>clear(?:\s+--yes)?)",
         "what the answer store holds; clear empties it",
         ("clear",),
     ),
-    "cost": Command(show_bill, "", "what this notebook's questions have cost so far"),
-    "explain": Command(explain, _HINT, "explain the last error (-- and a hint may follow)"),
-    "fix": Command(fix, _HINT, "put a corrected cell below, to be looked at and run"),
-    "jobs": Command(
-        jobs, r"""(?P<rest>"[^"]+"|'[^']+'|\S+)""", "the jobs and how far they are; NAME: one of them"
+    "cost": Command("bill", "show_bill", "", "what this notebook's questions have cost so far"),
+    "explain": Command("explain", "explain", _HINT, "explain the last error (-- and a hint may follow)"),
+    "fix": Command("explain", "fix", _HINT, "put a corrected cell below, to be looked at and run"),
+    "jobs": Command("files", "jobs", _NAME, "the jobs and how far they are; NAME: one of them"),
+    "key": Command(
+        "key", "key", r"(?P<rest>forget)", "type in the API key, unseen; forget removes it", ("forget",)
     ),
-    "key": Command(key, r"(?P<rest>forget)", "type in the API key, unseen; forget removes it", ("forget",)),
-    "models": Command(show_models, "", "the models the server offers"),
+    "models": Command("account", "show_models", "", "the models the server offers"),
 }
 
 COMMANDS_HELP = "commands (on the line magic, alone):\n" + "\n".join(

