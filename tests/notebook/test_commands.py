@@ -154,14 +154,14 @@ def test_what_a_server_says_of_itself_is_shown_harmless(sandbox, folder):
 
 def test_the_bill_says_what_was_asked_saved_and_spent(sandbox, folder):
     """By the server's own count; an answer from the store costs nothing and says what it saved."""
-    environment = kernel_environment(sandbox, folder, DEEPSEEK_NB_BUDGET_USD="0.5")
+    environment = kernel_environment(sandbox, folder, DEEPSEEK_NB_BUDGET_USD="50")
     with running_kernel(environment, folder) as kernel:
         kernel.run("%load_ext deepseek_nb")
         nothing = rows_of(kernel.run("%deepseek cost"))
-        assert (nothing["calls"], nothing["cost"], nothing["budget left"]) == ("0", "$0.00", "$0.50")
+        assert (nothing["calls"], nothing["cost"], nothing["budget left"]) == ("0", "$0.00", "$50.00")
         kernel.run("%deepseek say bill")
         kernel.run("%deepseek say bill")
-        kernel.run("import deepseek_nb\ndeepseek_nb.configure(budget_usd=0.25)")
+        kernel.run("import deepseek_nb\ndeepseek_nb.configure(budget_usd=25)")
         kernel.run("%deepseek --model deepseek-v4-pro say more")
         sandbox.faults = FaultScript.of("content_risk")
         kernel.run("%deepseek say refused")
@@ -178,7 +178,7 @@ def test_the_bill_says_what_was_asked_saved_and_spent(sandbox, folder):
     assert told["tokens out"] == f"{sum(record.completion_tokens for record in records):,}"
     assert float(told["cost"][1:]) == pytest.approx(spent_usd, abs=1e-6)
     assert float(told["saved by the store"][1:]) == pytest.approx(records[0].cost_usd, abs=1e-6)
-    assert float(told["budget left"][1:]) == pytest.approx(0.25 - records[1].cost_usd, abs=1e-6)
+    assert float(told["budget left"][1:]) == pytest.approx(25 - records[1].cost_usd, abs=1e-6)
     models = cell.texts("text/plain")[1]
     assert re.search(r"^deepseek-flash +1 +1 ", models, re.MULTILINE)
     assert re.search(r"^deepseek-v4-pro +1 +0 ", models, re.MULTILINE)
