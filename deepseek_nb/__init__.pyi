@@ -12,6 +12,7 @@ from deepseek_nb.core.errors import DeepSeekError as DeepSeekError
 from deepseek_nb.core.secret import Secret as Secret
 from deepseek_nb.core.template import Template as Template
 from deepseek_nb.sandbox import Sandbox as Sandbox
+from deepseek_nb.session import aask as aask
 from deepseek_nb.session import ask as ask
 from deepseek_nb.session import configure as configure
 from deepseek_nb.session import conversation as conversation
