@@ -18,16 +18,16 @@ from deepseek_nb.notebook.sanitize import safe_markdown, safe_plain
 
 __all__ = ["PromptTables", "frame_of", "is_table", "table_bundle"]
 
-_FRAME_LIBRARIES = ("pandas", "polars", "pyarrow")
-_FRAME_KINDS = ("DataFrame", "LazyFrame", "Series", "Table")
+_FRAME_LIBRARIES = ("pandas", "polars")
+_FRAME_KINDS = ("DataFrame", "LazyFrame", "Series")
 ROWS_SHOWN = 20
 CELL_CHARS_SHOWN = 200
-LEAST_CHARS_A_CELL = 2
-"""A cell and its comma: what a table weighs at least, to refuse a huge one before writing it out."""
+LOOKED_AT = 100
+"""Rows that tell how long a table will be, so that a huge one is not written out to be refused."""
 
 
 def is_table(value: Any) -> bool:
-    """Whether it is a frame or a series of pandas, polars or pyarrow. Imports none of them."""
+    """Whether it is a frame or a series of pandas or polars. Imports neither."""
     return any(
         kind.__module__.partition(".")[0] in _FRAME_LIBRARIES and kind.__name__ in _FRAME_KINDS
         for kind in type(value).__mro__
@@ -52,14 +52,14 @@ class PromptTables:
         if not is_table(value):
             return None
         columns, rows, count = _read(value)
-        places: Sequence[int] = range(count)
-        if self._sample is not None and self._sample < count:
-            places = [number * count // self._sample for number in range(self._sample)]
-        if len(places) * len(columns) * LEAST_CHARS_A_CELL > self._most_chars:
-            raise self._too_long(name, count, len(columns), None)
-        text = _csv(columns, rows(places))
-        if len(text) > self._most_chars:
-            raise self._too_long(name, count, len(columns), len(text))
+        places = _spread(count, self._sample)
+        text = _csv(columns, rows([places[place] for place in _spread(len(places), LOOKED_AT)]))
+        size_chars = len(text) * len(places) // max(1, min(len(places), LOOKED_AT))
+        if size_chars <= 2 * self._most_chars:  # worth writing out, to know
+            text = _csv(columns, rows(places))
+            size_chars = len(text)
+        if size_chars > self._most_chars:
+            raise self._too_long(name, count, len(places), len(columns), size_chars)
         spaced = ", evenly spaced" if len(places) < count else ""
         note = (
             f"{name}: {len(places):,} of {count:,} rows{spaced}, "
@@ -69,16 +69,22 @@ class PromptTables:
             self.notes.append(note)
         return text
 
-    def _too_long(self, name: str, rows: int, columns: int, length: int | None) -> TemplateError:
-        sent = rows if self._sample is None else min(rows, self._sample)
-        fitting = max(1, sent * self._most_chars // (length or 4 * sent * columns * LEAST_CHARS_A_CELL))
-        size = f", {length:,} characters" if length else ""
+    def _too_long(self, name: str, count: int, sent: int, columns: int, size_chars: int) -> TemplateError:
+        fitting = max(1, int(0.9 * sent * self._most_chars / size_chars))
+        of = f" of {count:,}" if sent < count else ""
         return TemplateError(
-            f"{{{{{name}}}}} is {sent:,} rows x {columns:,} columns{size}: a table in a prompt may have "
-            f"{self._most_chars:,} characters.",
+            f"{{{{{name}}}}} is {sent:,}{of} rows x {columns:,} columns, about {size_chars:,} characters: "
+            f"a table in a prompt may have {self._most_chars:,}.",
             hint=f"Send some of its rows with --sample {fitting}, or fewer columns; df.deepseek.apply(...) "
             "asks about each row. %config DeepSeekMagics.table_chars is the bound. Nothing was sent.",
         )
+
+
+def _spread(count: int, wanted: int | None) -> Sequence[int]:
+    """Places of ``wanted`` of ``count`` rows, evenly spaced; all where there are not more."""
+    if wanted is None or wanted >= count:
+        return range(count)
+    return [number * count // wanted for number in range(wanted)]
 
 
 def _read(value: Any) -> tuple[list[str], Any, int]:
@@ -136,7 +142,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return repr(float(value)).removesuffix(".0")
-    return str(value)
+    return str(value).replace("\r\n", "\n").replace("\r", "\n")
 
 
 # ------------------------------------------------------------------------------- rows of an answer
@@ -157,16 +163,17 @@ def table_bundle(rows: Sequence[Mapping[str, Any]], name: str | None = None) -> 
 
     ``name`` is the variable that holds them all.
     """
-    columns = list(dict.fromkeys(str(key) for row in rows for key in row))
-    if not columns:
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    if not names:
         return {"text/plain": "no rows"}
-    cells = [[_shown(row.get(column)) for column in columns] for row in rows[:ROWS_SHOWN]]
-    lines = [columns, ["---"] * len(columns), *cells]
+    head = [_shown(name) for name in names]
+    cells = [[_shown(row.get(name)) for name in names] for row in rows[:ROWS_SHOWN]]
+    lines = [head, ["---"] * len(head), *cells]
     markdown = "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
-    widths = [max(len(line[place]) for line in (columns, *cells)) for place in range(len(columns))]
+    widths = [max(len(line[place]) for line in (head, *cells)) for place in range(len(head))]
     plain = "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in (columns, *cells)
+        for line in (head, *cells)
     )
     if len(rows) > ROWS_SHOWN:
         more = f"{ROWS_SHOWN} of {len(rows):,} rows shown" + (f"; all are in {name}" if name else "")
