@@ -19,6 +19,7 @@ _ROOMS = {
     "AsyncClient": "client.aio",
     "Client": "client.sync",
     "DeepSeekError": "core.errors",
+    "Job": "batch.job",
     "Route": "client.routes",
     "Sandbox": "sandbox",
     "Schema": "client.structured",
@@ -32,6 +33,7 @@ _ROOMS = {
     "errors": "core.errors",
     "memory": "adapters.joblib_backend",
     "stream": "session",
+    "submit": "batch.submit",
     "use_sandbox": "session",
 }
 
