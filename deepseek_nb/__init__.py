@@ -20,6 +20,7 @@ _ROOMS = {
     "AsyncClient": "client.aio",
     "Client": "client.sync",
     "DeepSeekError": "core.errors",
+    "Job": "batch.job",
     "Route": "client.routes",
     "Sandbox": "sandbox",
     "Schema": "client.structured",
@@ -34,6 +35,7 @@ _ROOMS = {
     "errors": "core.errors",
     "memory": "adapters.joblib_backend",
     "stream": "session",
+    "submit": "batch.submit",
     "use_sandbox": "session",
 }
 
