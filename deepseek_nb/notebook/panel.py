@@ -106,6 +106,7 @@ class Panel:
             view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
             shown: Any = {**without.with_note(self._instead).bundle, WIDGET_VIEW: view}
             show(shown, transient=dict(self._places["panel"]))
+            reachable(*_tree(self.widget))
             self.live = True
             if self._fold is not None:
                 self._kept = twin

@@ -23,14 +23,16 @@ class FrontEnd:
         self.outputs: dict[str, dict[str, Any]] = {}
         """The latest bundle of each display, in the order they appeared."""
         self.messages: list[dict[str, Any]] = []
-        self._idle: set[str] = set()
+        self.subshell_id: str | None = None
+        """Where clicks are sent; None: to the main shell. See :meth:`click_in_a_subshell`."""
+        self.idle: set[str] = set()
 
     # -- listening
 
     def run(self, code: str) -> dict[str, Any]:
         """Run a cell to its end; gives the reply's content."""
         message_id = self.start(code)
-        self.wait(lambda: message_id in self._idle, CELL_S)
+        self.wait(lambda: message_id in self.idle, CELL_S)
         while True:
             reply = self.kernel.client.get_shell_msg(timeout=CELL_S)
             if reply["parent_header"].get("msg_id") == message_id:
@@ -62,7 +64,7 @@ class FrontEnd:
         self.messages.append(message)
         kind, content = message["msg_type"], message["content"]
         if kind == "status" and content["execution_state"] == "idle":
-            self._idle.add(message["parent_header"].get("msg_id", ""))
+            self.idle.add(message["parent_header"].get("msg_id", ""))
         elif kind in DISPLAYS:
             place = content["transient"].get("display_id", message["header"]["msg_id"])
             if kind == "display_data" or place in self.outputs:
@@ -117,8 +119,18 @@ class FrontEnd:
         """Change a control as a user does."""
         return self._send(comm_id, {"method": "update", "state": state, "buffer_paths": []})
 
+    def click_in_a_subshell(self) -> None:
+        """From now on clicks go to a thread of their own, as JupyterLab's do: also while a cell runs."""
+        client = self.kernel.client
+        client.control_channel.send(client.session.msg("create_subshell_request", {}))
+        while (reply := client.get_control_msg(timeout=CELL_S))["msg_type"] != "create_subshell_reply":
+            pass
+        self.subshell_id = reply["content"]["subshell_id"]
+
     def _send(self, comm_id: str, data: dict[str, Any]) -> str:
         client = self.kernel.client
         message = client.session.msg("comm_msg", {"comm_id": comm_id, "data": data})
+        if self.subshell_id is not None:
+            message["header"]["subshell_id"] = self.subshell_id
         client.shell_channel.send(message)
         return str(message["header"]["msg_id"])

@@ -95,6 +95,24 @@ def test_only_what_changed_is_sent_and_in_one_message(page):
     assert sent == [{"value": 3, "bar_style": "success"}]
 
 
+def test_a_click_is_heard_while_a_cell_runs(page):
+    """Also after the control was written by the cell itself, and by a thread."""
+    page.run(
+        "import threading, time\nheard = []\nbutton.on_click(lambda _: heard.append(time.monotonic()))\n"
+        "panel = counter(); panel.show(); assign(button, disabled=True); assign(button, disabled=False)"
+    )
+    page.click_in_a_subshell()
+    cell = page.start("begun = time.monotonic(); assign(button, icon='x'); time.sleep(1.5)")
+    page.wait(lambda: page.find_all(description="Add", icon="x"))
+    page.click(description="Add")
+    page.listen(0.3)
+    page.click(description="Add")
+    page.wait(lambda: cell in page.idle)
+    page.kernel.client.get_shell_msg(timeout=5)
+    assert page.kernel.value("len(heard)") == 2
+    assert page.kernel.value("max(heard) - begun") < 1.0
+
+
 def test_what_is_announced_is_text(page):
     """The region for screen readers takes no markup."""
     page.run("announce(region, 'done <b>&</b>')")
