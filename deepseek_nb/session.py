@@ -11,7 +11,9 @@ from deepseek_nb.client.aio import Prompt
 from deepseek_nb.client.conversation import Conversation
 from deepseek_nb.client.portal import attend, background
 from deepseek_nb.client.sync import Client, Stream
+from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.metrics import Metrics
 from deepseek_nb.sandbox import Sandbox
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "configure",
     "conversation",
     "conversations",
+    "current_client",
     "default_client",
+    "figures",
     "sandbox",
     "stream",
     "use_sandbox",
@@ -33,6 +37,7 @@ _lock = threading.RLock()
 _client: Client | None = None
 _sandbox: Sandbox | None = None
 _conversations: dict[str, Conversation] = {}
+_past_figures: list[tuple[Metrics, Budget]] = []
 
 
 def default_client() -> Client:
@@ -42,6 +47,17 @@ def default_client() -> Client:
         if _client is None:
             _client = Client()
         return _client
+
+
+def current_client() -> Client | None:
+    """The default client, if there is one yet: looking makes none."""
+    return _client
+
+
+def figures() -> list[tuple[Metrics, Budget]]:
+    """What every default client of this process so far did and spent, in order; the last one is in use."""
+    with _lock:
+        return [*_past_figures, *([] if _client is None else [(_client.metrics, _client.budget)])]
 
 
 def configure(**settings: Any) -> Client:
@@ -57,6 +73,8 @@ def configure(**settings: Any) -> Client:
     with _lock:
         made = Client(**settings)
         old, _client = _client, made
+        if old is not None:
+            _past_figures.append((old.metrics, old.budget))
     if old is not None:
         old.close()
     return made

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepseek_nb.notebook.complete import register_completion, unregister_completion
 from deepseek_nb.notebook.formats import register_formats
+from deepseek_nb.notebook.last_error import remember_error
 from deepseek_nb.notebook.magics import DeepSeekMagics
 from deepseek_nb.notebook.question_marks import let_questions_ask
 
 __all__ = ["DeepSeekMagics", "load_ipython_extension", "unload_ipython_extension"]
 
 MAGIC_NAME = "deepseek"
+EVENTS = (("post_run_cell", remember_error),)
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -18,6 +21,9 @@ def load_ipython_extension(shell: Any) -> None:
     shell.register_magics(DeepSeekMagics)
     register_formats(shell)
     shell.input_transformers_cleanup.append(let_questions_ask)
+    for event, listener in EVENTS:
+        shell.events.register(event, listener)
+    register_completion(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -28,4 +34,8 @@ def unload_ipython_extension(shell: Any) -> None:
         manager.magics[kind].pop(MAGIC_NAME, None)
     if let_questions_ask in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(let_questions_ask)
+    for event, listener in EVENTS:
+        if listener in shell.events.callbacks[event]:
+            shell.events.unregister(event, listener)
+    unregister_completion(shell)
     shell.configurables[:] = [one for one in shell.configurables if not isinstance(one, DeepSeekMagics)]
