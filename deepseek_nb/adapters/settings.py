@@ -28,6 +28,7 @@ from deepseek_nb.core.secret import Secret
 
 __all__ = [
     "LOOPBACK_HOSTS",
+    "PYPROJECT_VARIABLE",
     "Settings",
     "hidden",
     "load_settings",

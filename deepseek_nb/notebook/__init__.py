@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from deepseek_nb.notebook.complete import register_completion, unregister_completion
+from deepseek_nb.notebook.defaults import set_from_file
 from deepseek_nb.notebook.formats import register_formats
+from deepseek_nb.notebook.key_guard import KeyGuard
 from deepseek_nb.notebook.last_error import remember_error
 from deepseek_nb.notebook.magics import DeepSeekMagics
 from deepseek_nb.notebook.question_marks import let_questions_ask
@@ -13,13 +15,23 @@ from deepseek_nb.notebook.question_marks import let_questions_ask
 __all__ = ["DeepSeekMagics", "load_ipython_extension", "unload_ipython_extension"]
 
 MAGIC_NAME = "deepseek"
-EVENTS = (("post_run_cell", remember_error),)
+
+_guard = KeyGuard()
+EVENTS = (
+    ("pre_run_cell", _guard.before),
+    ("post_run_cell", _guard.after),
+    ("post_run_cell", remember_error),
+)
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Register the magics; ``%config DeepSeekMagics`` then lists and sets their defaults."""
+    """Register the magics; ``%config DeepSeekMagics`` then lists and sets their defaults.
+
+    They begin with those of ``[tool.deepseek_nb.magics]`` in ``pyproject.toml``.
+    """
     shell.register_magics(DeepSeekMagics)
     register_formats(shell)
+    set_from_file(shell.magics_manager.registry[DeepSeekMagics.__name__])
     shell.input_transformers_cleanup.append(let_questions_ask)
     for event, listener in EVENTS:
         shell.events.register(event, listener)

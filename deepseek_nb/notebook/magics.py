@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from IPython import get_ipython
-from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import line_cell_magic, magics_class, needs_local_scope, no_var_expand
 from traitlets import Bool, Enum, Float, Int, Unicode
 
 from deepseek_nb.adapters.settings import parse_duration_s
@@ -17,6 +17,7 @@ from deepseek_nb.core.template import Template
 from deepseek_nb.core.tokens import estimate_tokens
 from deepseek_nb.notebook.carry import Interrupted, carry, follow
 from deepseek_nb.notebook.commands import find_command
+from deepseek_nb.notebook.defaults import CheckedMagics
 from deepseek_nb.notebook.display import CellOutput, Publish, Screen, show
 from deepseek_nb.notebook.dry_run import dry_run
 from deepseek_nb.notebook.names import UserNames
@@ -51,7 +52,7 @@ class ShownText(str):
 
 
 @magics_class
-class DeepSeekMagics(Magics):
+class DeepSeekMagics(CheckedMagics):
     """``%deepseek``, ``%%deepseek``. Defaults: ``%config DeepSeekMagics.model = "deepseek-v4-pro"``."""
 
     shell: Any
