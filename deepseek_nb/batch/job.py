@@ -93,6 +93,7 @@ class Job:
         self._booked_usd = self.cost_usd
         weakref.finalize(self, prepared.journal.close)
         if prepared.pending:
+            self.client.hold()
             with _lock:
                 _live.append(self)
             background.start(self._life)
@@ -252,6 +253,8 @@ class Job:
             self._ended.set()
             with _lock:
                 _live.remove(self)
+            if self.client.let_go():
+                await self.client.aio.aclose()
 
     def _close_books(self) -> None:
         """Write down what cut-off requests may have cost, give back what is set aside, say how it stands."""
