@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import pandas as pd
@@ -82,6 +83,8 @@ class Job:
         self.name = prepared.name
         self.client = prepared.client
         self.asked = prepared.asked
+        self.blocks_a_cell = False
+        """Whether the main thread waits in :meth:`result`: a notebook may then hear no clicks."""
         self._prepared = prepared
         self._guard = threading.RLock()
         self._ended = threading.Event()
@@ -212,10 +215,16 @@ class Job:
         :class:`JobIncomplete` warning. An interrupt ends the waiting, not the job. The cell blocks
         meanwhile: ``await job`` lets buttons and other tasks work.
         """
+        main = threading.current_thread() is threading.main_thread()
         try:
+            if main:
+                self.blocks_a_cell = True
             ended = self.wait(timeout_s)
         except KeyboardInterrupt:
             raise StillRunning(self._goes_on()) from None
+        finally:
+            if main:
+                self.blocks_a_cell = False
         if not ended:
             raise self._not_ready()
         return self._outcome()
@@ -349,6 +358,10 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.name!r}: {text_of(self.status, self.progress, self.error)[0]}>"
+
+    def _ipython_display_(self) -> None:
+        """In a notebook its panel: a door, since what shows jobs stands above them."""
+        import_module("deepseek_nb.notebook.job_panel").show_job(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002
         """How it stands now, as text: what a saved notebook shows."""
