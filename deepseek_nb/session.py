@@ -64,7 +64,7 @@ def configure(**settings: Any) -> Client:
     """Make a new default client with these settings; what is not given comes from the environment.
 
     Raises :class:`~deepseek_nb.core.errors.ConfigError` for an unknown name or a wrong value, and
-    then leaves the old client in place.
+    then leaves the old client in place. Jobs that run go on with the client they began with.
 
     >>> configure(model="deepseek-v4-pro", budget_usd=2.00)       # doctest: +SKIP
     """
@@ -76,7 +76,7 @@ def configure(**settings: Any) -> Client:
         if old is not None:
             _past_figures.append((old.metrics, old.budget))
     if old is not None:
-        old.close()
+        old.retire()
     return made
 
 

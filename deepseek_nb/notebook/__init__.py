@@ -6,7 +6,6 @@ from typing import Any
 
 from deepseek_nb.notebook.complete import register_completion, unregister_completion
 from deepseek_nb.notebook.defaults import set_from_file
-from deepseek_nb.notebook.formats import register_formats
 from deepseek_nb.notebook.key_guard import KeyGuard
 from deepseek_nb.notebook.last_error import remember_error
 from deepseek_nb.notebook.magics import DeepSeekMagics
@@ -30,7 +29,6 @@ def load_ipython_extension(shell: Any) -> None:
     They begin with those of ``[tool.deepseek_nb.magics]`` in ``pyproject.toml``.
     """
     shell.register_magics(DeepSeekMagics)
-    register_formats(shell)
     set_from_file(shell.magics_manager.registry[DeepSeekMagics.__name__])
     shell.input_transformers_cleanup.append(let_questions_ask)
     for event, listener in EVENTS:
