@@ -21,10 +21,15 @@ from .lab import Lab, Notebook, running_lab
 TOKEN_S = 0.02
 SCREENSHOTS = os.environ.get("SCREENSHOTS", "")
 HOST = Path(__file__).parents[2]
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 RENDERED = """\
 ## Why the sky is blue

@@ -122,6 +122,7 @@ class Notebook:
             notebook.wait_idle()
         else:
             page.get_by_role("button", name="No Kernel").click()
+            page.locator(".jp-Dialog").wait_for(state="detached")
         return notebook
 
     def _hear(self, message: Any) -> None:
