@@ -7,6 +7,7 @@
 Importing it imports nothing heavy: each name below brings its own room along when it is first used.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -19,11 +20,13 @@ _ROOMS = {
     "AsyncClient": "client.aio",
     "Client": "client.sync",
     "DeepSeekError": "core.errors",
+    "Job": "batch.job",
     "Route": "client.routes",
     "Sandbox": "sandbox",
     "Schema": "client.structured",
     "Secret": "core.secret",
     "Template": "core.template",
+    "aask": "session",
     "apply": "batch.apply",
     "ask": "session",
     "configure": "session",
@@ -32,6 +35,7 @@ _ROOMS = {
     "errors": "core.errors",
     "memory": "adapters.joblib_backend",
     "stream": "session",
+    "submit": "batch.submit",
     "use_sandbox": "session",
 }
 
@@ -47,7 +51,16 @@ def __getattr__(name: str) -> Any:
     room = import_module(f"{__name__}.{_ROOMS[name]}")
     value = room if name == "errors" else getattr(room, name)
     globals()[name] = value
+    _show_answers_well()
     return value
+
+
+def _show_answers_well() -> None:
+    """In a notebook an answer shows as Markdown, whether the extension is loaded or not."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    if shell is not None:
+        import_module(f"{__name__}.notebook.formats").register_formats(shell)
 
 
 def __dir__() -> list[str]:

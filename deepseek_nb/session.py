@@ -9,11 +9,13 @@ from typing import Any
 from deepseek_nb.adapters.settings import hidden
 from deepseek_nb.client.aio import Prompt
 from deepseek_nb.client.conversation import Conversation
+from deepseek_nb.client.portal import attend, background
 from deepseek_nb.client.sync import Client, Stream
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.sandbox import Sandbox
 
 __all__ = [
+    "aask",
     "ask",
     "configure",
     "conversation",
@@ -101,6 +103,20 @@ def ask(prompt: Prompt, **options: Any) -> Answer:
     >>> ask("Why is the sky blue?").text                          # doctest: +SKIP
     """
     return default_client().ask(prompt, **options)
+
+
+async def aask(prompt: Prompt, **options: Any) -> Answer:
+    """Ask the default client from a cell or coroutine that awaits: its event loop goes on meanwhile.
+
+    Options, costs and errors as in :meth:`deepseek_nb.client.aio.AsyncClient.ask`. Several at once:
+    ``await asyncio.gather(aask("one"), aask("two"))``.
+
+    >>> answer = await aask("Why is the sky blue?")               # doctest: +SKIP
+    """
+    client = default_client()
+    answer = await attend(background.start(client.aio.take, client.aio.prepare(prompt, **options)))
+    client.warn_if_not_saved()
+    return answer
 
 
 def stream(prompt: Prompt, **options: Any) -> Stream:

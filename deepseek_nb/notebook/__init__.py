@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepseek_nb.notebook.formats import register_formats
 from deepseek_nb.notebook.magics import DeepSeekMagics
 from deepseek_nb.notebook.question_marks import let_questions_ask
 
@@ -15,6 +16,7 @@ MAGIC_NAME = "deepseek"
 def load_ipython_extension(shell: Any) -> None:
     """Register the magics; ``%config DeepSeekMagics`` then lists and sets their defaults."""
     shell.register_magics(DeepSeekMagics)
+    register_formats(shell)
     shell.input_transformers_cleanup.append(let_questions_ask)
 
 

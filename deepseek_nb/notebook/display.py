@@ -168,9 +168,11 @@ class Screen:
 
     # -- the end
 
-    def finish(self, answer: Answer, *, simulated: bool) -> None:
-        """The whole answer, with the facts."""
-        self._show(final(answer.text, self._view), {METADATA_KEY: facts(answer, simulated=simulated)})
+    def finish(self, answer: Answer, *, simulated: bool, bundle: Mapping[str, str] | None = None) -> None:
+        """The whole answer, with the facts; ``bundle``: what is shown of it, where it is not its text."""
+        if bundle is None:
+            bundle = final(answer.text, self._view)
+        self._show(bundle, {METADATA_KEY: facts(answer, simulated=simulated)})
 
     def keep(self, answer: Answer) -> None:
         """An answer that was interrupted: what there is of it stays."""
@@ -180,6 +182,10 @@ class Screen:
             )
         elif self._there:
             self._show(note("interrupted"))
+
+    def say(self, line: str) -> None:
+        """Show a line at once, in place of what is there."""
+        self._show(note(line), counted=False)
 
     def fail(self) -> None:
         """No answer: nothing stays that looks like one."""
