@@ -10,7 +10,7 @@ from notebook_bench import Bench, Result, row
 from notebook_kernel import Done
 from notebook_server import Request
 
-SHOWN = 110
+SHOWN = 150
 SETTING_UP = """
 import pandas as pd
 name, m, nothing = "Ann", "deepseek-v4-pro", None
@@ -35,14 +35,24 @@ class Asked:
         """The one prompt that was sent; empty if none was."""
         return self.requests[-1].prompt if self.requests else ""
 
+    def brief(self) -> str:
+        """Requests and outcome."""
+        outcome = self.done.failure if self.done.error else "answered"
+        return f"{len(self.requests)} requests, {outcome}"
+
     def told(self) -> str:
         """In words for the table."""
         if not self.requests:
-            return f"not sent: {' '.join(self.done.traceback.split())}" if self.done.error else "not sent"
+            why = _cut(" ".join(self.done.traceback.split()))
+            return f"not sent: {why}" if self.done.error else "not sent"
         text = json.dumps(self.prompt, ensure_ascii=False)[1:-1]
-        text = f"{text[:SHOWN]} …" if len(text) > SHOWN else text
+        text = _cut(text)
         failed = f", then {self.done.failure}" if self.done.error else ""
         return f"sent as `{text}`{failed}"
+
+
+def _cut(text: str) -> str:
+    return f"{text[:SHOWN]} …" if len(text) > SHOWN else text
 
 
 def ask(bench: Bench, cell: str, before: str = "") -> Asked:
@@ -167,16 +177,26 @@ def frame(bench: Bench) -> Result:
     return Result(f"{text}; the cell says: {told[-1] if told else 'nothing'}", asked.figures, honest)
 
 
-@row("sample", "... a sample of it, as asked for: `{{df.head(…)}}` is no name, `{{part}}` is")
+@row("sample", "... a sample of it, as asked for")
 def sample(bench: Bench) -> Result:
-    """Twenty rows under a name of their own."""
-    asked = ask(bench, "%%deepseek\nSummarise {{part}}", before="part = df.head(20)")
+    """Twenty rows, evenly spaced."""
+    asked = ask(bench, "%%deepseek --sample 20\nSummarise {{df}}")
     told = [line for line in asked.done.lines if "row" in line] or [
         str(asked.done.printed.strip() or "nothing")
     ]
     if not asked.requests:
         return Result(asked.told(), asked.figures)
     return Result(f"sent {len(asked.prompt):,} characters; the cell says: {told[-1]}", asked.figures)
+
+
+judged(
+    "big_frame",
+    "... of 20,000 rows",
+    "%%deepseek\nSummarise {{big}}",
+    "never cut silently",
+    lambda asked: not_sent(asked) and "--sample" in asked.done.traceback,
+    before="big = pd.concat([df] * 20)",
+)
 
 
 @row("line_names", "`{m}` / `$m` on the magic line")
@@ -208,32 +228,31 @@ def temperature(bench: Bench) -> Result:
     )
 
 
-@row("fence", "JSON asked for, the model answers with a ```json fence", "the paid answer is not lost")
+@row("fence", "JSON asked for, the model answers with a ```json fence", "the paid answer is used")
 def fence(bench: Bench) -> Result:
-    """With a schema."""
-    asked = ask(
-        bench, "%%deepseek --schema shape --into x\nfence", before="shape = {'level': int, 'why': str}"
-    )
-    requests = len(asked.requests)
-    if asked.done.status == "ok":
-        return Result(f"parsed, {requests} request{'s' if requests > 1 else ''}", asked.figures, met=True)
-    return Result(asked.told(), asked.figures, met=False)
+    """With a schema; and where sentences stand around the fence."""
+    cell, shape = "%%deepseek --schema shape --into x\n{}", "shape = {'level': int, 'why': str}"
+    asked = ask(bench, cell.format("fence"), before=shape)
+    around = ask(bench, cell.format("fence with sentences"), before=shape)
+    used = asked.done.status == "ok" and len(asked.requests) == 1
+    sentences = "used too" if around.done.status == "ok" and len(around.requests) == 1 else around.brief()
+    text = "parsed, 1 request" if used else asked.brief()
+    return Result(f"{text}; with sentences around it: {sentences}", asked.figures, used)
 
 
 @row("bad_json", "... no JSON at all, also after two repairs", "error; the paid answer is kept")
 def bad_json(bench: Bench) -> Result:
-    """The error carries it."""
+    """What is left of what was paid for."""
     with bench.fresh() as running:
         running.run("shape = {'level': int, 'why': str}")
         wire = bench.server.play()
         done = running.run("%%deepseek --schema shape --into x\nbad JSON")
         requests = len(wire.chats())
-        kept = running.value("getattr(__import__('sys').last_value, 'answer', None) is not None")
-    told = "kept in the error's `answer`" if kept else "lost"
+        kept = running.value("getattr(globals().get('_deepseek'), 'text', None)") == "no JSON at all"
+    told = "kept in `_deepseek`" if kept else "lost"
     figures = {"requests": requests, "traceback": done.traceback, "kept": kept}
-    return Result(
-        f"{requests} requests, {done.failure}; paid answer {told}", figures, kept and done.status == "error"
-    )
+    met = kept and done.status == "error"
+    return Result(f"{requests} requests, {done.failure}; the paid answer is {told}", figures, met)
 
 
 @row("script", "the model answers with `<script>`", "nothing runs, nothing of it is saved as HTML")

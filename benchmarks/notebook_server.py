@@ -27,14 +27,16 @@ JSON_ANSWER = '{"level":3,"why":"because"}'
 
 
 def answer(request: ParsedRequest) -> Completion:
-    """``long N`` gives N characters, ``fence`` JSON inside a fence, ``script`` a page; else an echo."""
+    """``long N`` gives N characters, ``fence`` fenced JSON, ``bad JSON`` none; else an echo."""
     question = request.question
+    everything = "\n".join(message["content"] for message in request.messages)
     if wanted := re.search(r"long (\d+)", question):
         return Completion("".join(f"{number:07} " for number in range(int(wanted[1]) // 8)))
-    if "fence" in question:
-        return Completion(f"Sure!\n```json\n{JSON_ANSWER}\n```\nThere.")
+    if "fence" in everything:
+        fenced = f"```json\n{JSON_ANSWER}\n```"
+        return Completion(f"Sure!\n{fenced}\nThere." if "sentences" in everything else fenced)
     if request.json_mode:
-        return Completion("no JSON at all" if "bad JSON" in question else JSON_ANSWER)
+        return Completion("no JSON at all" if "bad JSON" in everything else JSON_ANSWER)
     if "script" in question:
         return Completion("Hello <script>alert(1)</script>.")
     return Completion(f"You said: {question}")

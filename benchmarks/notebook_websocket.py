@@ -58,7 +58,9 @@ async def _through(address: str, token: str) -> Result:
     )
     await _run(channel, "%load_ext deepseek_nb")
     started_s = time.monotonic()
-    sent, frames, shown = await _run(channel, f"%%deepseek --no-thinking --no-cache\nlong {CHARACTERS}")
+    sent, frames, shown = await _run(
+        channel, f"%%deepseek --no-thinking --no-cache --max-tokens 10000\nlong {CHARACTERS}"
+    )
     took_s = time.monotonic() - started_s
     channel.close()
     whole = len(shown.strip()) >= CHARACTERS - 8
