@@ -29,6 +29,7 @@ _ROOMS = {
     "aask": "session",
     "apply": "batch.apply",
     "ask": "session",
+    "chat": "notebook.chat_panel",
     "configure": "session",
     "conversation": "session",
     "default_client": "session",

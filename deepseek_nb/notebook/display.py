@@ -22,7 +22,7 @@ from deepseek_nb.core.events import CallEvent, cause, duration, waiting_line
 from deepseek_nb.core.wire import Delta
 from deepseek_nb.notebook.views import METADATA_KEY, draft, facts, final, note
 
-__all__ = ["CellOutput", "Screen", "show"]
+__all__ = ["CellOutput", "Publish", "Screen", "show"]
 
 UPDATE_S = 0.1
 """Not more often than this."""
@@ -49,12 +49,13 @@ class CellOutput:
 
     def __init__(self) -> None:
         self._transient = {"display_id": uuid.uuid4().hex}
-        self._there = False
+        self.there = False
+        """Whether it has appeared."""
 
     def __call__(self, bundle: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
         """Show ``bundle``. Main thread only."""
-        show(bundle, metadata, transient=dict(self._transient), update=self._there)
-        self._there = True
+        show(bundle, metadata, transient=dict(self._transient), update=self.there)
+        self.there = True
 
 
 class Screen:

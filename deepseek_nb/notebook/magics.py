@@ -17,7 +17,7 @@ from deepseek_nb.core.errors import ConfigError, DeepSeekError
 from deepseek_nb.core.template import Template
 from deepseek_nb.core.tokens import estimate_tokens
 from deepseek_nb.notebook.carry import Interrupted, carry, follow
-from deepseek_nb.notebook.display import CellOutput, Screen, show
+from deepseek_nb.notebook.display import CellOutput, Publish, Screen, show
 from deepseek_nb.notebook.dry_run import dry_run
 from deepseek_nb.notebook.names import UserNames
 from deepseek_nb.notebook.options import SHORT_USAGE, Line, read_line, with_options
@@ -134,6 +134,11 @@ class DeepSeekMagics(Magics):
         names = UserNames(self.shell, local_names)
         tables = PromptTables(most_chars=self.table_chars, sample=read.options.sample)
         asked = Template(question).render(names, tables)
+        if read.options.sample and not tables.notes:
+            raise ConfigError(
+                "--sample is for a table in the prompt, and there is none.",
+                hint="Name one in double braces: {{df}}",
+            )
         shape = self._shape(read.options, names)
         options = self._call_options(read)
         if shape.schema is not None:
@@ -141,7 +146,7 @@ class DeepSeekMagics(Magics):
         prompt: Any = asked
         if chat is not None:
             prompt = chat.prompt(asked)[-1:] if read.options.new else chat.prompt(asked)
-            options.setdefault("system", chat.system)
+            options["system"] = read.options.system or chat.system or self.system or None
         if read.options.dry_run:
             client = _room("session").default_client()
             return show(dry_run(client, client.aio.prepare(prompt, **options), tables.notes))
@@ -233,10 +238,10 @@ class DeepSeekMagics(Magics):
         client.warn_if_not_saved()
         return answer
 
-    def _screen(self, client: Any, view: str, *, live: bool = True) -> Screen:
+    def _screen(self, client: Any, view: str, publish: Publish | None = None) -> Screen:
         # a terminal cannot replace what it has printed: there the answer comes at the end
-        live = live and client.settings.stream_display and getattr(self.shell, "kernel", None) is not None
-        return Screen(CellOutput(), now=time.monotonic, view=view, live=live)
+        live = client.settings.stream_display and getattr(self.shell, "kernel", None) is not None
+        return Screen(publish or CellOutput(), now=time.monotonic, view=view, live=live)
 
     def _finish(self, screen: Screen, answer: Answer, shape: Shape, name: str | None) -> None:
         self.shell.user_ns[LAST_ANSWER] = answer
@@ -266,7 +271,7 @@ class DeepSeekMagics(Magics):
         client, portal = _room("session").default_client(), _room("client.portal")
         client.settings.require_credentials()
         client.aio.prepare(prompt, **options)  # what is wrong with it fails this cell
-        screen = self._screen(client, shape.view)
+        screen = self._screen(client, shape.view, publish=_later_output(self.shell))
         screen.say("asking in the background")
 
         async def work() -> Answer:
@@ -319,6 +324,22 @@ class DeepSeekMagics(Magics):
         shown = ShownText(text)
         shown.view, shown.shown_in = view, self.shell.execution_count
         return shown
+
+
+def _later_output(shell: Any) -> Publish:
+    """An output that may be written when its cell is over; in a terminal only the first line appears.
+
+    There it would be printed into whatever is being typed.
+    """
+    output = CellOutput()
+    if getattr(shell, "kernel", None) is not None:
+        return output
+
+    def first(bundle: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
+        if not output.there:
+            output(bundle, metadata)
+
+    return first
 
 
 def _question(read: Line, cell: str | None) -> str | None:

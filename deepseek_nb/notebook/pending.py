@@ -7,17 +7,13 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import Busy, DeepSeekError
+from deepseek_nb.core.errors import DeepSeekError, NotReady
 from deepseek_nb.notebook.carry import Interrupted
 from deepseek_nb.notebook.views import note
 
-__all__ = ["NotReady", "PendingAnswer"]
+__all__ = ["PendingAnswer"]
 
-
-class NotReady(Busy):
-    """The answer of a background question is not there yet."""
-
-    default_hint = "It goes on: ask again, or await it."
+GOES_ON = "The question goes on in the background; .cancel() ends it."
 
 
 class PendingAnswer:
@@ -54,7 +50,7 @@ class PendingAnswer:
     def answer(self) -> Answer:
         """The answer with its facts. Raises as :meth:`result`, and NotReady while it is under way."""
         if not self.done:
-            raise NotReady("The answer is not there yet.")
+            raise NotReady("The answer is not there yet.", hint=GOES_ON)
         return self._ended()
 
     def result(self, timeout_s: float | None = None) -> Any:
@@ -66,11 +62,11 @@ class PendingAnswer:
         try:
             self._work.exception(timeout_s)
         except TimeoutError:
-            raise NotReady(f"The answer is not there after {timeout_s:g} s.") from None
+            raise NotReady(f"The answer is not there after {timeout_s:g} s.", hint=GOES_ON) from None
         except CancelledError:
             pass
         except KeyboardInterrupt:
-            raise Interrupted("The question goes on in the background; .cancel() ends it.") from None
+            raise Interrupted(GOES_ON) from None
         return self._value(self._ended())
 
     def cancel(self) -> bool:
@@ -81,8 +77,7 @@ class PendingAnswer:
         return self._await().__await__()
 
     async def _await(self) -> Any:
-        told = "The question goes on in the background; .cancel() ends it."
-        return self._value(await self._attend(self._work, told, cancel=False))
+        return self._value(await self._attend(self._work, GOES_ON, cancel=False))
 
     def _ended(self) -> Answer:
         if self._work.cancelled():

@@ -192,6 +192,25 @@ def test_a_conversation_goes_on_from_cell_to_cell(kernel, sandbox):
     assert kernel.value(turns) == []
 
 
+def test_the_instructions_of_a_cell_go_before_those_of_the_conversation(kernel):
+    """And both before the magic's own setting."""
+    kernel.run("import deepseek_nb as ds\n%config DeepSeekMagics.system = 'setting'")
+    shown = []
+    try:
+        for options in ("", '--system "own"', ""):
+            cell = kernel.run(f"%deepseek --chat order {options} --dry-run say {len(shown)}")
+            shown.append(cell.texts("text/plain")[-1].split("system:\n")[1].split("\n")[0])
+            kernel.run(f"%deepseek --chat order {options} say {len(shown)}")
+    finally:
+        kernel.run("%config DeepSeekMagics.system = ''")
+    assert shown == ["setting", "own", "own"]
+
+
+def test_a_sample_needs_a_table(kernel, sandbox):
+    cell = kernel.run("%deepseek --sample 5 say it")
+    assert (cell.error["ename"], len(sandbox.log)) == ("ConfigError", 0)
+
+
 def test_new_needs_a_conversation(kernel, sandbox):
     assert kernel.run("%deepseek --new say it").error["ename"] == "ConfigError"
     assert len(sandbox.log) == 0
@@ -313,3 +332,12 @@ def test_an_interrupted_await_hangs_up_in_one_line(kernel, sandbox):
     assert cell.error["traceback"] == ["Interrupted: The request was cancelled."]
     assert eventually(lambda: len(sandbox.log) == 1)
     assert sandbox.log[0].aborted
+
+
+def test_in_a_terminal_nothing_is_printed_into_what_is_typed(shell, capsys):
+    """The first line only; the answer is taken with the handle."""
+    shell.run_cell_magic("deepseek", "--background --into later", "say it later")
+    value = shell.user_ns["later"].result(timeout_s=20)
+    assert value == "You said: say it later"
+    assert eventually(lambda: shell.user_ns.get("_deepseek") is not None)
+    assert capsys.readouterr().out.strip() == "asking in the background"
