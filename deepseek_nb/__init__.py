@@ -7,6 +7,7 @@
 Importing it imports nothing heavy: each name below brings its own room along when it is first used.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -19,19 +20,23 @@ _ROOMS = {
     "AsyncClient": "client.aio",
     "Client": "client.sync",
     "DeepSeekError": "core.errors",
+    "Job": "batch.job",
     "Route": "client.routes",
     "Sandbox": "sandbox",
     "Schema": "client.structured",
     "Secret": "core.secret",
     "Template": "core.template",
+    "aask": "session",
     "apply": "batch.apply",
     "ask": "session",
+    "chat": "notebook.chat_panel",
     "configure": "session",
     "conversation": "session",
     "default_client": "session",
     "errors": "core.errors",
     "memory": "adapters.joblib_backend",
     "stream": "session",
+    "submit": "batch.submit",
     "use_sandbox": "session",
 }
 
@@ -39,6 +44,27 @@ __all__ = ["__version__", *sorted(_ROOMS), "load_ipython_extension", "unload_ipy
 
 
 register_with_pandas()
+
+
+def _teach_the_shell() -> None:
+    """In a notebook answers show as Markdown and jobs as panels, whether the extension is loaded or not."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    if shell is None:
+        return
+
+    def show_answer(answer: Any, **_: Any) -> Any:
+        return import_module(f"{__name__}.notebook.formats").show_answer(answer)
+
+    def show_job(job: Any) -> None:
+        import_module(f"{__name__}.notebook.job_panel").show_job(job)
+
+    formatters = shell.display_formatter
+    formatters.mimebundle_formatter.for_type_by_name(f"{__name__}.core.chat", "Answer", show_answer)
+    formatters.ipython_display_formatter.for_type_by_name(f"{__name__}.batch.job", "Job", show_job)
+
+
+_teach_the_shell()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,8 @@ from typing import Any
 
 from deepseek_nb.adapters.joblib_backend import memory as memory
 from deepseek_nb.batch.apply import apply as apply
+from deepseek_nb.batch.job import Job as Job
+from deepseek_nb.batch.submit import submit as submit
 from deepseek_nb.client.aio import AsyncClient as AsyncClient
 from deepseek_nb.client.routes import Route as Route
 from deepseek_nb.client.structured import Schema as Schema
@@ -11,7 +13,9 @@ from deepseek_nb.core.chat import Answer as Answer
 from deepseek_nb.core.errors import DeepSeekError as DeepSeekError
 from deepseek_nb.core.secret import Secret as Secret
 from deepseek_nb.core.template import Template as Template
+from deepseek_nb.notebook.chat_panel import chat as chat
 from deepseek_nb.sandbox import Sandbox as Sandbox
+from deepseek_nb.session import aask as aask
 from deepseek_nb.session import ask as ask
 from deepseek_nb.session import configure as configure
 from deepseek_nb.session import conversation as conversation

@@ -9,6 +9,7 @@ from typing import Any
 from deepseek_nb.adapters.settings import hidden
 from deepseek_nb.client.aio import Prompt
 from deepseek_nb.client.conversation import Conversation
+from deepseek_nb.client.portal import attend, background
 from deepseek_nb.client.sync import Client, Stream
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
@@ -16,6 +17,7 @@ from deepseek_nb.core.metrics import Metrics
 from deepseek_nb.sandbox import Sandbox
 
 __all__ = [
+    "aask",
     "ask",
     "configure",
     "conversation",
@@ -62,7 +64,7 @@ def configure(**settings: Any) -> Client:
     """Make a new default client with these settings; what is not given comes from the environment.
 
     Raises :class:`~deepseek_nb.core.errors.ConfigError` for an unknown name or a wrong value, and
-    then leaves the old client in place.
+    then leaves the old client in place. Jobs that run go on with the client they began with.
 
     >>> configure(model="deepseek-v4-pro", budget_usd=2.00)       # doctest: +SKIP
     """
@@ -74,7 +76,7 @@ def configure(**settings: Any) -> Client:
         if old is not None:
             _past_figures.append((old.metrics, old.budget))
     if old is not None:
-        old.close()
+        old.retire()
     return made
 
 
@@ -119,6 +121,20 @@ def ask(prompt: Prompt, **options: Any) -> Answer:
     >>> ask("Why is the sky blue?").text                          # doctest: +SKIP
     """
     return default_client().ask(prompt, **options)
+
+
+async def aask(prompt: Prompt, **options: Any) -> Answer:
+    """Ask the default client from a cell or coroutine that awaits: its event loop goes on meanwhile.
+
+    Options, costs and errors as in :meth:`deepseek_nb.client.aio.AsyncClient.ask`. Several at once:
+    ``await asyncio.gather(aask("one"), aask("two"))``.
+
+    >>> answer = await aask("Why is the sky blue?")               # doctest: +SKIP
+    """
+    client = default_client()
+    answer = await attend(background.start(client.aio.take, client.aio.prepare(prompt, **options)))
+    client.warn_if_not_saved()
+    return answer
 
 
 def stream(prompt: Prompt, **options: Any) -> Stream:

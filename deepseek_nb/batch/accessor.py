@@ -27,6 +27,13 @@ class DeepSeekAccessor:
         # by name, so that reaching for df.deepseek costs nothing until it is used
         return import_module("deepseek_nb.batch.apply").apply(self._frame, template, **options)
 
+    def submit(self, template: str, **options: Any) -> Any:
+        """Ask about every row in the background: see :func:`deepseek_nb.submit` for the options.
+
+        >>> job = df.deepseek.submit("Rate {{purpose}}", schema=Risk, job="risk")   # doctest: +SKIP
+        """
+        return import_module("deepseek_nb.batch.submit").submit(self._frame, template, **options)
+
     def to_csv(self, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
         """Write the frame as ``DataFrame.to_csv`` does, with no text that a spreadsheet takes for a formula.
 
@@ -44,7 +51,10 @@ class DeepSeekAccessor:
         export.to_excel(self._frame, path, escape_formulas=escape_formulas, **options)
 
     def __repr__(self) -> str:
-        return "<df.deepseek: apply(template, schema=..., job=..., budget_usd=...), to_csv(), to_excel()>"
+        return (
+            "<df.deepseek: apply(template, schema=..., job=..., budget_usd=...), submit(...), "
+            "to_csv(), to_excel()>"
+        )
 
 
 class _WhenImported(MetaPathFinder):

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from deepseek_nb.batch.pace import Pace
+from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.chat import Usage
 from deepseek_nb.core.errors import Busy, DeepSeekError
 from deepseek_nb.core.events import DOWN_AFTER_S, CallEvent, cause, duration
+from deepseek_nb.core.metrics import Histogram
 
 __all__ = ["Progress"]
 
 
 @dataclass(slots=True)
 class Progress:
-    """Counts distinct prompts, not rows of the frame; money in US dollars, times in seconds."""
+    """Counts distinct prompts, not rows of the frame; money in US dollars, times in seconds.
+
+    Cheap to read at any moment, and of a constant size. A share or a time that nothing is known of yet
+    is None.
+    """
 
     total: int = 0
     done: int = 0
@@ -46,6 +54,24 @@ class Progress:
     """For how long the server has seemed to be down."""
     left_s: float | None = None
     """How long the job goes on if nothing comes; None while answers come."""
+    paused: bool = False
+    """Nothing new is sent; what was on the wire may still come in."""
+    on_the_wire: int = 0
+    """Rows of this job that the server has now."""
+    elapsed_s: float = 0.0
+    """Since this run began."""
+    paused_s: float = 0.0
+    """Of that, how long it was paused."""
+    latency: Histogram = field(default_factory=Histogram)
+    """From the sending of a request to the end of its answer."""
+    prompt_tokens: int = 0
+    """Of this run's answers."""
+    prefix_tokens: int = 0
+    """Of those, found in the server's prefix cache: a fraction of the price."""
+    pace: Pace = field(default_factory=Pace)
+    """How fast rows are finished, and the curve of it."""
+    money: Budget | None = None
+    """The job's budget."""
 
     @property
     def finished(self) -> int:
@@ -56,6 +82,80 @@ class Progress:
     def pending(self) -> int:
         """Not answered yet."""
         return self.total - self.finished
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Rows by state; they add up to ``total``.
+
+        "done" (asked and answered), "from store" (found there by this run), "failed", "in flight", "waiting".
+        """
+        in_flight = min(self.on_the_wire, self.pending)
+        return {
+            "done": self.done - self.from_store,
+            "from store": self.from_store,
+            "failed": self.failed,
+            "in flight": in_flight,
+            "waiting": self.pending - in_flight,
+        }
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of the finished rows that failed."""
+        return self.failed / self.finished if self.finished else None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of the rows finished by this run that were in the store already."""
+        finished = self.finished - self.already
+        return self.from_store / finished if finished > 0 else None
+
+    @property
+    def prefix_hit_rate(self) -> float | None:
+        """Share of the prompt tokens that the server's prefix cache held."""
+        return self.prefix_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+    @property
+    def worked_s(self) -> float:
+        """Since this run began, pauses left out."""
+        return self.elapsed_s - self.paused_s
+
+    @property
+    def eta_s(self) -> float | None:
+        """How long the rest takes at the rate of late; None while that cannot be told."""
+        if not self.pending:
+            return 0.0
+        rate = self.pace.rate
+        return self.pending / rate if rate and not self.paused else None
+
+    @property
+    def cost_usd(self) -> float:
+        """What the job has cost, earlier runs and what was perhaps charged included."""
+        return self.spent_usd if self.money is None else self.money.spent_usd + self.money.unknown_usd
+
+    @property
+    def budget_usd(self) -> float | None:
+        """What it may cost; None where nothing was said."""
+        return None if self.money is None else self.money.limit_usd
+
+    def latency_s(self, share: float) -> float | None:
+        """How long this share of the answers took at most: ``latency_s(0.99)`` is the P99."""
+        return self.latency.quantile(share) if self.latency.count else None
+
+    def tick(self, passed_s: float) -> None:
+        """So many seconds have passed; those of a pause count neither as patience nor for the rate."""
+        self.elapsed_s += passed_s
+        if self.paused:
+            self.paused_s += passed_s
+            if self.trouble_s is not None:
+                self.trouble_s += passed_s
+        else:
+            self.pace.note(self.worked_s, self.finished - self.already)
+
+    def answered(self, latency_s: float, usage: Usage) -> None:
+        """An answer came, so long after its request was sent."""
+        self.latency.add(latency_s)
+        self.prompt_tokens += usage.prompt_tokens
+        self.prefix_tokens += usage.cache_hit_tokens
 
     def hear(self, event: CallEvent) -> None:
         """Take one event of a row's call."""

@@ -52,7 +52,9 @@ def error_record(error: DeepSeekError) -> dict[str, Any]:
 
 
 class JobRun:
-    """Works off the rows ``keys`` of one job. ``await run()`` once; :meth:`stop` from the same loop.
+    """Works off the rows ``keys`` of one job. ``await run()`` once.
+
+    :meth:`pause`, :meth:`resume` and :meth:`stop` are called in the same loop.
 
     ``stopped_by`` is then the error that paused the job, or None where it ran to its end or was
     stopped by the user.
@@ -85,6 +87,10 @@ class JobRun:
         self._on_the_wire: dict[asyncio.Task[Any], bool] = {}
         self._stopping = asyncio.Event()
         self._hungry = asyncio.Event()  # fewer rows are queued than one chunk
+        self._going = asyncio.Event()  # not paused
+        self._going.set()
+        self._called_back: set[asyncio.Task[Any]] = set()
+        self._looked_s = 0.0
         self._last_refusal: DeepSeekError | None = None
         self._leading = True
         self.unsaved: dict[str, str] = {}
@@ -92,6 +98,7 @@ class JobRun:
 
     async def run(self) -> None:
         """Work until every row is done or failed, or the job stops."""
+        self._looked_s = asyncio.get_running_loop().time()
         helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch())]
         feeder = asyncio.create_task(self._feed())
         try:
@@ -104,6 +111,7 @@ class JobRun:
             for task in (*helpers, feeder):
                 task.cancel()
             await asyncio.gather(*helpers, feeder, return_exceptions=True)
+            self._look()
             await self._give_back()
         if not feeder.cancelled() and feeder.exception() is not None:
             raise feeder.exception()  # type: ignore[misc]
@@ -114,12 +122,35 @@ class JobRun:
             self.stopped_by = why
             self._stopping.set()
 
+    def pause(self) -> None:
+        """Send nothing new: what is on the wire finishes, rows that wait for a place leave the line.
+
+        The leases are kept. What has been paid for is kept; nothing is asked twice for it.
+        """
+        if self._going.is_set():
+            self._going.clear()
+            self.progress.paused = True
+            for task in self._on_the_wire:
+                self._call_back(task)
+
+    def resume(self) -> None:
+        """Go on where :meth:`pause` stopped."""
+        self.progress.paused = False
+        self._going.set()
+
+    def _call_back(self, task: asyncio.Task[Any]) -> None:
+        """Take a row out of the line, if it is not on the wire; its worker holds it until the job goes on."""
+        if self._on_the_wire.get(task) is False and task not in self._called_back:
+            self._called_back.add(task)
+            task.cancel()
+
     # -- rows in
 
     async def _feed(self) -> None:
         """Lease rows in chunks, answer from the store what is there, queue the rest."""
         try:
             while self._todo and not self._stopping.is_set():
+                await self._going.wait()
                 if self._queue.qsize() >= CHUNK_ROWS:
                     self._hungry.clear()
                     await self._hungry.wait()
@@ -177,6 +208,7 @@ class JobRun:
     async def _look_elsewhere(self) -> None:
         """Rows another process holds: take them over when it is gone, count them when it has done them."""
         await asyncio.sleep(ELSEWHERE_S)
+        await self._going.wait()
         await asyncio.to_thread(self.journal.reap, self.job)
         leased = await self._lease(self._elsewhere)
         states = await asyncio.to_thread(self.journal.states, self.job, self._elsewhere)
@@ -284,20 +316,39 @@ class JobRun:
             await self._one(item)
 
     async def _one(self, item: Item) -> DeepSeekError | None:
-        """Take one row to the server and write down what became of it; gives the row's error, if any."""
+        """Take one row to its end, through pauses; gives the row's error, if any."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (inside one)
+        while True:
+            await self._going.wait()
+            try:
+                return await self._ask(item, task)
+            except asyncio.CancelledError:
+                if task not in self._called_back or task.uncancel():
+                    raise  # the job ends, too
+            finally:
+                self._called_back.discard(task)
+
+    async def _ask(self, item: Item, task: asyncio.Task[Any]) -> DeepSeekError | None:
+        """Take one row to the server and write down what became of it; gives the row's error, if any."""
+        sent_s = 0.0
         self._on_the_wire[task] = False
 
         def hear(event: CallEvent) -> None:
+            nonlocal sent_s
             self.progress.hear(event)
             if event.kind == "sent":
+                sent_s = event.at_s
                 self._on_the_wire[task] = True
+            elif event.kind == "answered" and event.answer is not None:
+                self.progress.answered(event.at_s - sent_s, event.answer.usage)
             elif event.kind in ("waiting", "fallback"):
                 self._on_the_wire[task] = False
                 self._last_refusal = event.error
                 if self._stopping.is_set():
                     task.cancel()  # what was on the wire has come back: it is not sent again
+                elif not self._going.is_set():  # likewise, once the call has come to rest
+                    asyncio.get_running_loop().call_soon(self._call_back, task)
 
         try:
             answer = await self.client.take(self.make_errand(item.body, hear))
@@ -362,19 +413,26 @@ class JobRun:
 
         That is once the server has given nothing but refusals and faults for so long.
         """
-        loop, figures = asyncio.get_running_loop(), self.progress
         gate = self.client.road.upstream("").gate(self.make_errand("", None).request.model)
+        figures = self.progress
         while True:
             await asyncio.sleep(TICK_S)
+            now_s = self._look()
             state = gate.state()
             figures.in_flight, figures.limit, figures.kernels = state.held, int(state.limit), state.kernels
             figures.down_s = gate.down_s()
             since_s, figures.left_s = figures.trouble_s, None
             if since_s is not None:
-                figures.left_s = self.patience_s - (loop.time() - since_s)
+                figures.left_s = self.patience_s - (now_s - since_s)
                 if figures.left_s < 0:
                     self.stop(self._out_of_patience())
-                    return
+
+    def _look(self) -> float:
+        """Bring the figures of time up to date; gives the time."""
+        before_s, self._looked_s = self._looked_s, asyncio.get_running_loop().time()
+        self.progress.on_the_wire = sum(self._on_the_wire.values())
+        self.progress.tick(self._looked_s - before_s)
+        return self._looked_s
 
     def _out_of_patience(self) -> DeepSeekError:
         last = self._last_refusal

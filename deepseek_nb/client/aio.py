@@ -7,6 +7,8 @@ import json
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from deepseek_nb.adapters.keys import kept_key
@@ -14,6 +16,7 @@ from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
+from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.upstreams import Upstreams
@@ -25,7 +28,7 @@ from deepseek_nb.core.chat import Answer, ChatRequest, Message
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid, StoreFailed
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.metrics import Metrics
-from deepseek_nb.core.prices import PriceTable
+from deepseek_nb.core.prices import Price, PriceTable
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.tokens import estimate_request_tokens
 from deepseek_nb.core.wire import Delta, error_from_reply
@@ -224,6 +227,10 @@ class AsyncClient:
             )
         return Budget(limit_usd, parent=self.budget, name=name)
 
+    def price_now(self, model: str) -> Price | None:
+        """What a model costs at this moment at the client's own server; None where no price is known."""
+        return price_at(self._upstreams.get(""), self._prices, model, datetime.now(UTC))
+
     # ------------------------------------------------------------------------------- the account
 
     async def models(self) -> list[dict[str, Any]]:
@@ -274,7 +281,7 @@ class AsyncClient:
         self._road = Road(
             upstream=self._upstreams.get,
             store=self.store,
-            prices=PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json")),
+            prices=self._prices,
             secrets=self._upstreams.secrets,
         )
         self._road.listeners.append(self.metrics)
@@ -293,6 +300,10 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    @cached_property
+    def _prices(self) -> PriceTable:
+        return PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json"))
 
     # ------------------------------------------------------------------------------------- checks
 

@@ -15,9 +15,15 @@ from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.prices import Price, PriceTable
 from deepseek_nb.core.secret import Secret
 
-__all__ = ["Means"]
+__all__ = ["Means", "price_at"]
 
 FREE = Price(0.0, 0.0, 0.0)
+
+
+def price_at(upstream: Upstream, prices: PriceTable, model: str, now_utc: datetime) -> Price | None:
+    """What ``model`` costs at ``upstream`` at that time; None where no price is known."""
+    known = upstream.price or prices.find(model, now_utc)
+    return FREE if known is None and upstream.free else known
 
 
 class Means:
@@ -50,8 +56,7 @@ class Means:
 
     def price(self, upstream: Upstream, model: str) -> Price | None:
         """What ``model`` costs there now; None where no price is known."""
-        known = upstream.price or self.prices.find(model, self.now_utc())
-        return FREE if known is None and upstream.free else known
+        return price_at(upstream, self.prices, model, self.now_utc())
 
     def new_reservation(self) -> int:
         """A name for one reservation."""

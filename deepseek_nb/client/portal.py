@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
@@ -13,12 +14,39 @@ from weakref import WeakSet
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-__all__ = ["Portal", "background"]
+__all__ = ["Portal", "Stopped", "attend", "background"]
 
 T = TypeVar("T")
 
+TICK_S = 0.05
+"""An awaiting cell notices an interrupt only when its loop wakes: this often."""
 CLOSING_S = 5.0
 """How long a cancelled piece of work may take to put its books in order."""
+
+
+class Stopped(asyncio.CancelledError):
+    """An awaiting cell was interrupted. In a notebook it takes one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
+async def attend(work: Future[T], told: str = "The request was cancelled.", *, cancel: bool = True) -> T:
+    """Await what runs in the background loop, from any other loop, which goes on meanwhile.
+
+    An interrupt or cancellation raises :class:`Stopped`, saying ``told``, and with ``cancel`` ends the work.
+    """
+    waiting = asyncio.wrap_future(work)
+    try:
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=TICK_S)
+        return waiting.result()
+    except asyncio.CancelledError:
+        if work.cancelled():
+            raise
+        if cancel:
+            work.cancel()
+        raise Stopped(told) from None
 
 
 class Closable(Protocol):

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import fastjsonschema
 import jiter
@@ -17,6 +17,7 @@ from deepseek_nb.core.errors import SchemaError, SchemaMismatch
 
 __all__ = ["Schema"]
 
+LIST_FIELD = "rows"
 _FENCE = re.compile(r"\A```[a-zA-Z]*\s*\n(.*?)\n?```\Z", re.DOTALL)
 _JSON_SCHEMA_WORDS = frozenset({"$schema", "$ref", "$defs", "type", "properties", "anyOf", "oneOf", "allOf"})
 
@@ -25,7 +26,8 @@ class Schema:
     """The shape an answer must have: what is told to the model, and the check of what comes back.
 
     Make one with :meth:`of`. ``value`` of an answer is an instance of the pydantic model, or a
-    ``dict`` for a JSON Schema. ``columns`` are the names of the top-level fields.
+    ``dict`` for a JSON Schema; for ``list[Model]`` it is a list of instances, and :attr:`item` the
+    model. ``columns`` are the names of the top-level fields.
 
     Raises :class:`SchemaError`, before anything is sent, for a shape no answer can have.
 
@@ -34,10 +36,16 @@ class Schema:
     """
 
     def __init__(
-        self, name: str, json_schema: dict[str, Any], model: type[pydantic.BaseModel] | None
+        self,
+        name: str,
+        json_schema: dict[str, Any],
+        model: type[pydantic.BaseModel] | None,
+        item: type[pydantic.BaseModel] | None = None,
     ) -> None:
         json_schema = _at_the_top(json_schema)
         self.name = name
+        self.item = item
+        """The model of each, where the answer is a list of them; None otherwise."""
         self.json_schema = json_schema
         self.model = model
         reason = _unmeetable(json_schema, json_schema)
@@ -66,11 +74,13 @@ class Schema:
 
     @classmethod
     def of(cls, shape: Any) -> Schema:
-        """The schema of a pydantic model, a JSON Schema (dict), or ``{column: type}``."""
+        """The schema of a pydantic model, a list of them, a JSON Schema (dict), or ``{column: type}``."""
         if isinstance(shape, Schema):
             return shape
         if isinstance(shape, type) and issubclass(shape, pydantic.BaseModel):
             return cls._of_model(shape)
+        if get_origin(shape) is list and (items := _models(get_args(shape))):
+            return cls._of_list(items[0])
         if isinstance(shape, Mapping):
             if not shape:
                 raise SchemaError(
@@ -87,8 +97,16 @@ class Schema:
                 ) from None
         raise SchemaError(
             f"{shape!r} is not a schema.",
-            hint="Give a pydantic model class, a JSON Schema (a dict), or a dict of column: type.",
+            hint="Give a pydantic model class or a list of one (list[Model]), a JSON Schema (a dict), or a "
+            "dict of column: type.",
         )
+
+    @classmethod
+    def _of_list(cls, item: type[pydantic.BaseModel]) -> Schema:
+        # the server's JSON mode takes objects only, so the list is the one field of one
+        wrapper = pydantic.create_model(item.__name__ + "s", **{LIST_FIELD: (list[item], ...)})  # type: ignore[call-overload, valid-type]
+        made = cls._of_model(wrapper)
+        return cls(f"list[{item.__name__}]", made.json_schema, wrapper, item)
 
     @classmethod
     def _of_model(cls, model: type[pydantic.BaseModel]) -> Schema:
@@ -132,7 +150,8 @@ class Schema:
             raise SchemaMismatch(f"The answer is not JSON ({why}).", answer=answer) from None
         try:
             if self.model is not None:
-                return self.model.model_validate(raw)
+                value = self.model.model_validate(raw)
+                return getattr(value, LIST_FIELD) if self.item else value
             assert self._check is not None  # noqa: S101 (made where there is no model)
             return self._check(raw)
         except pydantic.ValidationError as why:
@@ -145,11 +164,17 @@ class Schema:
 
     def row(self, value: Any) -> dict[str, Any]:
         """A parsed value as ``{column: plain value}``, in the order of ``columns``."""
+        if self.item is not None:
+            return {LIST_FIELD: [one.model_dump(mode="json") for one in value]}
         plain = value.model_dump(mode="json") if isinstance(value, pydantic.BaseModel) else value
         return {name: plain.get(name) for name in self.columns}
 
     def __repr__(self) -> str:
         return f"Schema({self.name}: {', '.join(self.columns)})"
+
+
+def _models(kinds: tuple[Any, ...]) -> list[type[pydantic.BaseModel]]:
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)]
 
 
 def _at_the_top(schema: dict[str, Any]) -> dict[str, Any]:

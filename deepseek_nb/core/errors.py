@@ -10,6 +10,8 @@
     │   ├── FrameError           a DataFrame cannot be used as it stands
     │   ├── SchemaError          an answer schema cannot be used
     │   ├── JobMismatch          a job name belongs to other work
+    │   ├── JobRunning           a job of this process has not ended yet
+    │   │   └── NotReady         its result was waited for as long as asked (a TimeoutError)
     │   ├── AuthError            the key or the token is not accepted             (pauses a job)
     │   ├── BudgetExceeded       the next request could pass the budget           (pauses a job)
     │   ├── BalanceExhausted     the account is empty (402)                       (pauses a job)
@@ -65,8 +67,10 @@ __all__ = [
     "EndpointUnknown",
     "FrameError",
     "JobMismatch",
+    "JobRunning",
     "ModelUnknown",
     "NeverConnected",
+    "NotReady",
     "Overloaded",
     "RateLimited",
     "Recalled",
@@ -184,6 +188,18 @@ class JobMismatch(Yours):
     default_hint = (
         "Give this work another job name, or delete the old job with: deepseek-nb jobs --delete NAME"
     )
+
+
+class JobRunning(Yours):
+    """A job of this process has not ended yet. Nothing was sent."""
+
+    default_hint = "Wait for it with job.result() or await job, or end it with job.cancel()."
+
+
+class NotReady(JobRunning, TimeoutError):
+    """A job's result is not there yet; the job goes on."""
+
+    default_hint = "Wait longer, or take what there is: job.frame()"
 
 
 class AuthError(Yours):

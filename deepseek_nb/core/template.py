@@ -83,19 +83,22 @@ class Template:
         """
         self._plan(dict.fromkeys(available))
 
-    def render(self, namespace: Mapping[str, Any]) -> str:
+    def render(
+        self, namespace: Mapping[str, Any], write: Callable[[Any, str], str | None] | None = None
+    ) -> str:
         """Fill it from a mapping of names to values.
 
         Text goes in as it is, whole numbers without a trailing ``.0``, anything else as ``str``
-        shows it. Raises TemplateError if a name, key or attribute is missing, a value is empty
-        (unless ``missing="empty"``) or is a function, class or module.
+        shows it. ``write(value, placeholder)``, where given, is asked first about every value that is
+        no text, and says None to leave it. Raises TemplateError if a name, key or attribute is missing,
+        a value is empty (unless ``missing="empty"``) or is a function, class or module.
 
         >>> Template("{{amount}} DM for {{d['what']}}").render({"amount": 1169.0, "d": {"what": "radio"}})
         '1169 DM for radio'
         """
         filled = [self._head]
         for name, steps, placeholder, tail in self._plan(namespace):
-            filled += [self._show(placeholder, steps, namespace[name]), tail]
+            filled += [self._show(placeholder, steps, namespace[name], write), tail]
         return "".join(filled)
 
     def compile(self, columns: Sequence[str]) -> Callable[[Sequence[Any]], str]:
@@ -139,11 +142,19 @@ class Template:
             raise _lacking_error(lacking, [name for name in available if isinstance(name, str)])
         return plan
 
-    def _show(self, placeholder: _Placeholder, steps: tuple[_Step, ...], value: Any) -> str:
+    def _show(
+        self,
+        placeholder: _Placeholder,
+        steps: tuple[_Step, ...],
+        value: Any,
+        write: Callable[[Any, str], str | None] | None = None,
+    ) -> str:
         for step in steps:
             value = step.of(value, placeholder)
         if type(value) is str:
             return value
+        if write is not None and (written := write(value, placeholder.text)) is not None:
+            return written
         if _is_empty(value):
             if self.missing == "empty":
                 return ""

@@ -22,7 +22,7 @@ from deepseek_nb.core.events import CallEvent, cause, duration, waiting_line
 from deepseek_nb.core.wire import Delta
 from deepseek_nb.notebook.views import METADATA_KEY, draft, facts, final, note
 
-__all__ = ["CellOutput", "Screen", "show"]
+__all__ = ["CellOutput", "Publish", "Screen", "show"]
 
 UPDATE_S = 0.1
 """Not more often than this."""
@@ -49,12 +49,13 @@ class CellOutput:
 
     def __init__(self) -> None:
         self._transient = {"display_id": uuid.uuid4().hex}
-        self._there = False
+        self.there = False
+        """Whether it has appeared."""
 
     def __call__(self, bundle: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
         """Show ``bundle``. Main thread only."""
-        show(bundle, metadata, transient=dict(self._transient), update=self._there)
-        self._there = True
+        show(bundle, metadata, transient=dict(self._transient), update=self.there)
+        self.there = True
 
 
 class Screen:
@@ -168,9 +169,11 @@ class Screen:
 
     # -- the end
 
-    def finish(self, answer: Answer, *, simulated: bool) -> None:
-        """The whole answer, with the facts."""
-        self._show(final(answer.text, self._view), {METADATA_KEY: facts(answer, simulated=simulated)})
+    def finish(self, answer: Answer, *, simulated: bool, bundle: Mapping[str, str] | None = None) -> None:
+        """The whole answer, with the facts; ``bundle``: what is shown of it, where it is not its text."""
+        if bundle is None:
+            bundle = final(answer.text, self._view)
+        self._show(bundle, {METADATA_KEY: facts(answer, simulated=simulated)})
 
     def keep(self, answer: Answer) -> None:
         """An answer that was interrupted: what there is of it stays."""
@@ -180,6 +183,10 @@ class Screen:
             )
         elif self._there:
             self._show(note("interrupted"))
+
+    def say(self, line: str) -> None:
+        """Show a line at once, in place of what is there."""
+        self._show(note(line), counted=False)
 
     def fail(self) -> None:
         """No answer: nothing stays that looks like one."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from IPython import get_ipython
@@ -12,30 +11,27 @@ from IPython.core.magic import line_cell_magic, magics_class, needs_local_scope,
 from traitlets import Bool, Enum, Float, Int, Unicode
 
 from deepseek_nb.adapters.settings import parse_duration_s
-from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.core.chat import Answer, Usage
+from deepseek_nb.core.errors import ConfigError, DeepSeekError
 from deepseek_nb.core.template import Template
-from deepseek_nb.notebook.carry import Interrupted, carry
+from deepseek_nb.core.tokens import estimate_tokens
+from deepseek_nb.notebook.carry import Interrupted, carry, follow
 from deepseek_nb.notebook.commands import find_command
 from deepseek_nb.notebook.defaults import CheckedMagics
-from deepseek_nb.notebook.display import CellOutput, Screen, show
+from deepseek_nb.notebook.display import CellOutput, Publish, Screen, show
+from deepseek_nb.notebook.dry_run import dry_run
 from deepseek_nb.notebook.names import UserNames
 from deepseek_nb.notebook.options import SHORT_USAGE, Line, read_line, with_options
-from deepseek_nb.notebook.views import VIEWS, final, note
+from deepseek_nb.notebook.pending import PendingAnswer
+from deepseek_nb.notebook.prompt_tables import PromptTables
+from deepseek_nb.notebook.rooms import default_client, room
+from deepseek_nb.notebook.shapes import Shape
+from deepseek_nb.notebook.views import VIEWS, code_of, facts_line, final, folded, note, with_line
 
 __all__ = ["LAST_ANSWER", "DeepSeekMagics", "ShownText"]
 
 LAST_ANSWER = "_deepseek"
 """The name in the notebook that the last answer is kept under."""
-
-
-def _room(name: str) -> Any:
-    """A room that is slow to import (httpx, aiohttp, pydantic), at its first use.
-
-    Imported at the top they would make ``%load_ext`` cost 0.3 s instead of the 0.05 s that
-    ``benchmarks/load_ext.py`` measures.
-    """
-    return importlib.import_module(f"deepseek_nb.{name}")
 
 
 class ShownText(str):
@@ -78,6 +74,18 @@ class DeepSeekMagics(CheckedMagics):
     ).tag(config=True)
     thinking = Bool(None, allow_none=True, help="Whether the model thinks first.").tag(config=True)
     view = Enum(VIEWS, "markdown", help="How an answer is shown.").tag(config=True)
+    reasoning = Enum(
+        ("hidden", "folded"),
+        "hidden",
+        help="What the model thought: only in _deepseek.reasoning, or also folded away above its answer.",
+    ).tag(config=True)
+    facts = Bool(False, help="Show model, tokens and cost in a line below each answer.").tag(config=True)
+    table_chars = Int(50_000, min=1, help="The longest table that {{df}} sends, in characters.").tag(
+        config=True
+    )
+    chat_turns = Int(
+        None, allow_none=True, min=0, help="How many exchanges of a --chat are sent; None: all."
+    ).tag(config=True)
 
     @no_var_expand
     @needs_local_scope
@@ -87,11 +95,15 @@ class DeepSeekMagics(CheckedMagics):
         """Ask DeepSeek and show the answer as it is written.
 
         ``%deepseek [options] question``, or ``%%deepseek [options]`` with the question in the lines
-        below. ``{{name}}`` is filled from your variables; single braces are left alone.
+        below. ``{{name}}`` is filled from your variables, ``{{df}}`` with a table; single braces are
+        left alone.
 
         ``--into NAME`` (or ``NAME <<`` in front) binds the text, or with --schema the checked
         object, and only if it comes: whatever fails raises, and the cell fails. ``x = %deepseek ...``
         works too. The last answer with its facts (tokens, cost, model) is ``_deepseek``.
+
+        ``%deepseek key | balance | models | cache | cost | jobs | fix | explain``: the account, what is
+        kept, this notebook's bill, and what is to be said of the last error.
         """
         magic: Any = self.deepseek
         try:
@@ -108,22 +120,70 @@ class DeepSeekMagics(CheckedMagics):
 
     def _ask(self, read: Line, cell: str | None, local_names: Mapping[str, Any] | None) -> Any:
         question = _question(read, cell)
+        chat = self._conversation(read.options)
         if question is None:
-            return show(note(SHORT_USAGE))
+            if chat is None or not read.options.new:
+                return show(note(SHORT_USAGE))
+            chat.clear()
+            return show(note(f"the conversation {chat.name} begins anew"))
         names = UserNames(self.shell, local_names)
-        prompt = Template(question).render(names)
+        tables = PromptTables(most_chars=self.table_chars, sample=read.options.sample)
+        asked = Template(question).render(names, tables)
+        if read.options.sample and not tables.notes:
+            raise ConfigError(
+                "--sample is for a table in the prompt, and there is none.",
+                hint="Name one in double braces: {{df}}",
+            )
+        shape = self._shape(read.options, names)
         options = self._call_options(read)
-        if read.options.schema:
-            options["schema"] = names.schema(read.options.schema)
-        view = read.options.view or ("json" if read.options.schema else self.view)
-        answer = self.ask_and_show(prompt, options, view)
-        value = answer.value if read.options.schema else answer.text
+        if shape.schema is not None:
+            options["schema"] = shape.schema
+        prompt: Any = asked
+        if chat is not None:
+            prompt = chat.prompt(asked)[-1:] if read.options.new else chat.prompt(asked)
+            options["system"] = read.options.system or chat.system or self.system or None
+        if read.options.dry_run:
+            client = default_client()
+            return show(dry_run(client, client.aio.prepare(prompt, **options), tables.notes))
+        for told in tables.notes:
+            show(note(told))
+
+        def taken(answer: Answer) -> None:
+            if chat is not None:
+                if read.options.new:
+                    chat.clear()
+                chat.system = options["system"]
+                chat.add(asked, answer)
+
+        if read.options.background:
+            return self._go_on(read, prompt, options, shape, taken)
+        answer = self.ask_and_show(prompt, options, shape.view, shape=shape, name=read.into)
+        taken(answer)
+        value = shape.value(answer)
+        if read.options.next:
+            self._put_into_next_cell(answer)
         if read.into:
             self.shell.push({read.into: value})
             return None
         if cell is not None:
             return None
-        return value if read.options.schema else self._shown(answer.text, view)
+        return self._shown(value, shape.view) if isinstance(value, str) else value
+
+    def _conversation(self, options: Any) -> Any:
+        if options.chat is None:
+            if options.new:
+                raise ConfigError("--new begins a conversation anew.", hint="Say which: --chat NAME --new")
+            return None
+        return room("session").conversation(options.chat, last_turns=self.chat_turns)
+
+    def _shape(self, options: Any, names: UserNames) -> Shape:
+        given = names.schema(options.schema) if options.schema else None
+        wanted = options.view or ("" if given is not None else self.view)
+        if options.next:
+            if options.background:
+                raise ConfigError("--next needs the answer at once.", hint="Leave out --background.")
+            wanted = options.view or "code"
+        return Shape(given, wanted)
 
     def _call_options(self, read: Line) -> dict[str, Any]:
         """What goes to the client: the line's options, then the magic's own settings, else nothing."""
@@ -143,44 +203,138 @@ class DeepSeekMagics(CheckedMagics):
         options |= {name: value for name, value in given.items() if value is not None}
         return {name: value for name, value in options.items() if value is not None}
 
-    def ask_and_show(self, prompt: Any, options: dict[str, Any], view: str) -> Answer:
+    def ask_and_show(
+        self,
+        prompt: Any,
+        options: dict[str, Any],
+        view: str,
+        *,
+        shape: Shape | None = None,
+        name: str | None = None,
+    ) -> Answer:
         """Ask, show in the cell that runs what happens and what comes, and keep it as ``_deepseek``.
 
-        ``options`` are those of :meth:`deepseek_nb.client.aio.AsyncClient.ask`. Main thread only.
-        Raises what ended the call; the screen is then in order.
+        ``prompt`` is a text or a list of messages, ``options`` are those of
+        :meth:`deepseek_nb.client.aio.AsyncClient.ask`, ``shape`` says what is shown of the answer (none:
+        its text, in that view), ``name`` what it will be bound to. Main thread only. Raises what ended
+        the call; the screen is then in order.
         """
-        session = _room("session")
-        client = session.default_client()
-        # a terminal cannot replace what it has printed: there the answer comes at the end
-        live = client.settings.stream_display and getattr(self.shell, "kernel", None) is not None
-        screen = Screen(CellOutput(), now=time.monotonic, view=view, live=live)
+        client = default_client()
+        screen = self._screen(client, view)
         try:
-            answer = carry(client, _room("client.portal").background.start, prompt, options, screen)
-            screen.finish(answer, simulated=answer.route == session.SANDBOX_ROUTE)
+            answer = carry(client, room("client.portal").background.start, prompt, options, screen)
+            self._finish(screen, answer, shape or Shape(wanted=view), name)
         except KeyboardInterrupt:
             raise self._interrupted(screen) from None
-        except BaseException:
+        except BaseException as error:
+            self._keep_paid(error)
             screen.fail()
             raise
-        self.shell.user_ns[LAST_ANSWER] = answer
+        client.warn_if_not_saved()
         return answer
+
+    def _screen(self, client: Any, view: str, publish: Publish | None = None) -> Screen:
+        # a terminal cannot replace what it has printed: there the answer comes at the end
+        live = client.settings.stream_display and getattr(self.shell, "kernel", None) is not None
+        return Screen(publish or CellOutput(), now=time.monotonic, view=view, live=live)
+
+    def _finish(self, screen: Screen, answer: Answer, shape: Shape, name: str | None) -> None:
+        self.shell.user_ns[LAST_ANSWER] = answer
+        bundle = shape.bundle(answer, name)
+        if self.facts:
+            bundle = with_line(bundle, facts_line(answer))
+        if self.reasoning == "folded":
+            title = f"Reasoning, {len(answer.reasoning):,} characters"
+            bundle = folded(bundle, title, answer.reasoning)
+        screen.finish(answer, simulated=answer.route == room("session").SANDBOX_ROUTE, bundle=bundle)
+
+    def _keep_paid(self, error: BaseException) -> None:
+        """A charged answer that cannot be used is paid for: it stays at hand."""
+        answer = getattr(error, "answer", None)
+        if isinstance(answer, Answer):
+            self.shell.user_ns[LAST_ANSWER] = answer
+
+    def _go_on(
+        self,
+        read: Line,
+        prompt: Any,
+        options: dict[str, Any],
+        shape: Shape,
+        taken: Callable[[Answer], None],
+    ) -> Any:
+        """Ask in the background: the cell ends at once, its output goes on."""
+        client, portal = default_client(), room("client.portal")
+        client.settings.require_credentials()
+        client.aio.prepare(prompt, **options)  # what is wrong with it fails this cell
+        screen = self._screen(client, shape.view, publish=_later_output(self.shell))
+        screen.say("asking in the background")
+
+        async def work() -> Answer:
+            try:
+                answer = await follow(client, prompt, options, screen)
+                self._finish(screen, answer, shape, None)
+                taken(answer)
+            except DeepSeekError as error:
+                self._keep_paid(error)
+                screen.say("\n".join(error._render_traceback_()))
+                raise
+            except BaseException:
+                screen.say("cancelled")
+                raise
+            return answer
+
+        pending = PendingAnswer(
+            portal.background.start(work), shape.value, lambda: screen.text, portal.attend
+        )
+        if read.into:
+            self.shell.push({read.into: pending})
+            return None
+        return pending
+
+    def _put_into_next_cell(self, answer: Answer) -> None:
+        code, language = code_of(answer.text, "code")
+        if language in ("", "python", "python3", "py", "ipython"):
+            self.shell.set_next_input(code.rstrip(), replace=False)
+        else:
+            self.shell.set_next_input(f"%%{language}\n{code.rstrip()}", replace=False)
 
     def _interrupted(self, screen: Screen) -> Interrupted:
         """Keep what there is of the answer; gives the error to raise."""
-        kept = Answer(screen.text, finish_reason="interrupted", reasoning=screen.reasoning, cost_usd=None)
+        kept = Answer(
+            screen.text,
+            finish_reason="interrupted",
+            reasoning=screen.reasoning,
+            usage=Usage(completion_tokens=estimate_tokens(screen.reasoning + screen.text), estimated=True),
+        )
         screen.keep(kept)
         if not kept.text:
             return Interrupted("The request was cancelled before any text came.")
         self.shell.user_ns[LAST_ANSWER] = kept
         return Interrupted(
-            f"The request was cancelled; {len(kept.text):,} characters of the answer are kept "
-            f"in {LAST_ANSWER}.text, and what was written of it may be charged."
+            f"The request was cancelled; {len(kept.text):,} characters (about "
+            f"{kept.usage.completion_tokens:,} tokens) are kept in {LAST_ANSWER}.text, and may be charged."
         )
 
     def _shown(self, text: str, view: str) -> ShownText:
         shown = ShownText(text)
         shown.view, shown.shown_in = view, self.shell.execution_count
         return shown
+
+
+def _later_output(shell: Any) -> Publish:
+    """An output that may be written when its cell is over; in a terminal only the first line appears.
+
+    There it would be printed into whatever is being typed.
+    """
+    output = CellOutput()
+    if getattr(shell, "kernel", None) is not None:
+        return output
+
+    def first(bundle: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
+        if not output.there:
+            output(bundle, metadata)
+
+    return first
 
 
 def _question(read: Line, cell: str | None) -> str | None:

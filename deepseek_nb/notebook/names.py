@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["UserNames"]
+
+_LIST = re.compile(r"list\[(\w+)\]")
 
 _NOT_FILLING = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 
@@ -44,10 +47,12 @@ class UserNames(Mapping[str, Any]):
         return sum(1 for _ in self)
 
     def schema(self, name: str) -> Any:
-        """The object of that name.
+        """The object of that name, or for ``list[NAME]`` a list of them.
 
         Raises ConfigError, with the near names, if there is none.
         """
+        if listed := _LIST.fullmatch(name):
+            return list[self.schema(listed[1])]  # type: ignore[misc]
         if name in self:
             return self[name]
         names = {other for space in self._spaces for other in space if not other.startswith("_")}

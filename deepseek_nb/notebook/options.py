@@ -24,13 +24,16 @@ __all__ = ["SHORT_USAGE", "Line", "read_line", "with_options"]
 
 SHORT_USAGE = """\
 %deepseek [options] question      %%deepseek [options]      with the question in the lines below it
+%deepseek key | balance | models | cache | cost | jobs | fix | explain
 {{name}} in a question is filled from your variables; --into NAME (or NAME <<) binds the answer.
 %deepseek? lists the options."""
 
 argument: Any = ipython_arguments.argument  # IPython gives its decorators no types
 magic_arguments: Any = ipython_arguments.magic_arguments
 
-_FLAGS = frozenset({"--help", "--no-cache", "--no-thinking", "--thinking"})
+_FLAGS = frozenset(
+    {"--background", "--dry-run", "--help", "--new", "--next", "--no-cache", "--no-thinking", "--thinking"}
+)
 _SHORT = {"-h": "--help", "-m": "--model"}
 _OPTION = re.compile(r"\s*(--?[A-Za-z][\w-]*)(=?)")
 _VALUE = re.compile(
@@ -58,6 +61,13 @@ def _patience(text: str) -> str:
     return text
 
 
+def _rows(text: str) -> int:
+    rows = int(text)
+    if rows < 1:
+        raise ValueError
+    return rows
+
+
 def _temperature(text: str) -> float:
     temperature = float(text)
     if not 0 <= temperature <= 2:
@@ -78,7 +88,8 @@ _ARGUMENTS = (
     argument(
         "--schema",
         metavar="NAME",
-        help="Name of a pydantic model, JSON Schema or {column: type}: the value is then a checked object.",
+        help="Name of a pydantic model, JSON Schema or {column: type}: the value is then a checked object; "
+        "of list[NAME], a DataFrame.",
     ),
     argument("--system", metavar="TEXT", help='Instructions that go first, in "quotes".'),
     argument("--temperature", type=_temperature, help="0 to 2."),
@@ -97,25 +108,26 @@ _ARGUMENTS = (
     ),
     argument("--thinking", action="store_true", default=None, help="Let the model think first."),
     argument("--no-thinking", dest="thinking", action="store_false", default=None, help="Answer at once."),
-    argument("--as", dest="view", choices=VIEWS, help="How to show the answer."),
+    argument(
+        "--as",
+        dest="view",
+        choices=VIEWS,
+        help="How to show the answer. json and code bind what is in it, table a DataFrame.",
+    ),
+    argument("--next", action="store_true", help="Put the code of the answer into the next cell."),
+    argument("--chat", metavar="NAME", help="Ask in the conversation of this name, after what was said."),
+    argument("--new", action="store_true", help="Begin that conversation anew."),
+    argument(
+        "--sample", metavar="N", type=_rows, help="Of a table in the prompt send N rows, evenly spaced."
+    ),
+    argument("--dry-run", action="store_true", help="Show the exact prompt, tokens and price; send nothing."),
+    argument("--background", action="store_true", help="Go on at once; NAME is a handle with .result()."),
     argument("--help", "-h", action="store_true", help="Show these options."),
 )
 _NAMES = (
-    "--into",
-    "--model",
-    "--schema",
-    "--system",
-    "--temperature",
-    "--max-tokens",
-    "--priority",
-    "--ttl",
-    "--no-cache",
-    "--budget",
-    "--patience",
-    "--thinking",
-    "--no-thinking",
-    "--as",
-    "--help",
+    *("--into", "--model", "--schema", "--system", "--temperature", "--max-tokens", "--priority", "--ttl"),
+    *("--no-cache", "--budget", "--patience", "--thinking", "--no-thinking", "--as", "--next", "--chat"),
+    *("--new", "--sample", "--dry-run", "--background", "--help"),
 )
 
 

@@ -10,9 +10,20 @@ from typing import Any
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.notebook.sanitize import fenced, safe_markdown, safe_plain
 
-__all__ = ["METADATA_KEY", "VIEWS", "draft", "facts", "final", "note"]
+__all__ = [
+    "METADATA_KEY",
+    "VIEWS",
+    "code_of",
+    "draft",
+    "facts",
+    "facts_line",
+    "final",
+    "folded",
+    "note",
+    "with_line",
+]
 
-VIEWS = ("markdown", "text", "json", "code")
+VIEWS = ("markdown", "text", "json", "code", "table")
 METADATA_KEY = "deepseek_nb"
 
 Bundle = Mapping[str, str]
@@ -29,7 +40,9 @@ def draft(text: str, view: str) -> Bundle:
     """A text that is still being written: it is sent again and again, so it goes in one form only."""
     if view == "text":
         return {"text/plain": safe_plain(text)}
-    shown = safe_markdown(text) if view == "markdown" else fenced(*_code_of(text, view))
+    if view == "table":  # JSON so far: nothing to read
+        return note(f"writing, {len(text):,} characters so far")
+    shown = safe_markdown(text) if view == "markdown" else fenced(*code_of(text, view))
     return {"text/markdown": shown, "text/plain": f"writing, {len(text):,} characters so far"}
 
 
@@ -46,7 +59,48 @@ def final(text: str, view: str) -> Bundle:
         return {"text/markdown": safe_markdown(text), "text/plain": plain}
     if view == "json":
         text = _indented(text)
-    return {"text/markdown": fenced(*_code_of(text, view)), "text/plain": plain}
+    return {"text/markdown": fenced(*code_of(text, view)), "text/plain": plain}
+
+
+def folded(bundle: Bundle, title: str, text: str) -> Bundle:
+    """``bundle`` with ``text`` above it, folded away: readers of Markdown can open it.
+
+    A quotation ends whatever is left open in it, so that the text cannot unfold itself.
+    """
+    if "text/markdown" not in bundle or not text.strip():
+        return bundle
+    quoted = "\n".join(f"> {line}" for line in safe_markdown(text.strip()).split("\n"))
+    fold = f"<details><summary>{title}</summary>\n\n{quoted}\n\n</details>"
+    return {**bundle, "text/markdown": f"{fold}\n\n{bundle['text/markdown']}"}
+
+
+def with_line(bundle: Bundle, line: str) -> Bundle:
+    """``bundle`` with one more line below it."""
+    more = {"text/markdown": f"*{line}*", "text/plain": line}
+    return {kind: f"{shown}\n\n{more[kind]}" for kind, shown in bundle.items()}
+
+
+def facts_line(answer: Answer) -> str:
+    """Who answered and what it took, in one line.
+
+    >>> print(facts_line(Answer("x", model="deepseek-flash", cost_usd=0.0021, latency_s=1.25)))
+    deepseek-flash, 0 tokens in (0 from the server's cache), 0 out, $0.002100, 1.2 s
+    """
+    usage = answer.usage
+    parts = [
+        answer.model,
+        f"{usage.prompt_tokens:,} tokens in ({usage.cache_hit_tokens:,} from the server's cache)",
+        f"{usage.completion_tokens:,} out",
+    ]
+    if answer.cached:
+        saved = f", saved ${answer.cost_usd:.6f}" if answer.cost_usd else ""
+        parts.append(f"from the store{saved}")
+    else:
+        parts += ["price unknown" if answer.cost_usd is None else f"${answer.cost_usd:.6f}"]
+        parts += [f"{answer.latency_s:.1f} s"]
+    if answer.finish_reason != "stop":
+        parts.append(answer.finish_reason)
+    return ", ".join(parts)
 
 
 def facts(answer: Answer, *, simulated: bool) -> dict[str, Any]:
@@ -65,7 +119,7 @@ def facts(answer: Answer, *, simulated: bool) -> dict[str, Any]:
     return told
 
 
-def _code_of(text: str, view: str) -> tuple[str, str]:
+def code_of(text: str, view: str) -> tuple[str, str]:
     """The code in an answer and its language: its code blocks, or all of it where there are none."""
     blocks = list(_FENCED_BLOCK.finditer(text))
     if not blocks:

@@ -47,6 +47,7 @@ _PATTERN_GUESSES = (
     "1.0", "1.0.0",
 )  # fmt: skip
 _DEEP = 4
+_MEMBERS_OF_ITS_OWN = {"item": "string", "value": "integer"}
 _DEEPEST = 40
 
 
@@ -174,6 +175,12 @@ class _Filler:
         for name in required:
             if name not in made:
                 made[name] = self.value({"type": "string"}, name, f"{salt}.{name}", depth + 1)
+        if not made and schema.get("additionalProperties", True) is True and depth <= _DEEP:
+            # any members will do: a model would not leave it empty
+            made = {
+                name: self.value({"type": kind}, name, f"{salt}.{name}", depth + 1)
+                for name, kind in _MEMBERS_OF_ITS_OWN.items()
+            }
         return made
 
     def items(self, schema: dict[str, Any], name: str, salt: str, depth: int) -> list[Any]:

@@ -23,16 +23,20 @@ HOSTILE = (
 
 
 def answer_text(request: ParsedRequest) -> str:
-    """What the sandbox answers: ``long N`` gives N words, ``hostile`` an attack, ``say ...`` that."""
+    """``long N`` is answered with N words, ``hostile`` with an attack, ``give ...`` with that."""
     question = request.question
     if wanted := re.search(r"long (\d+)", question):
         return " ".join(f"word{number}" for number in range(int(wanted[1])))
     if "hostile" in question:
         return HOSTILE
+    if question.startswith("give "):
+        return question.removeprefix("give ")
     return f"You said: {question}"
 
 
 def complete(request: ParsedRequest) -> Completion:
+    if request.json_mode and '"rows"' in request.messages[0]["content"]:
+        return Completion('{"rows":[{"level":3,"why":"because"},{"level":4,"why":"<script>"}]}')
     if request.json_mode:
         return Completion('{"level":3,"why":"because"}', reasoning="Let me see.")
     return Completion(answer_text(request), reasoning="Let me think. " * 20)

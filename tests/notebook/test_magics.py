@@ -86,7 +86,9 @@ def test_options_reach_the_client(shell, monkeypatch):
     magics = shell.magics_manager.registry["DeepSeekMagics"]
     given = {}
     monkeypatch.setattr(
-        magics, "ask_and_show", lambda prompt, options, view: given.update(options, view=view) or Answer("x")
+        magics,
+        "ask_and_show",
+        lambda prompt, options, view, **_: given.update(options, view=view) or Answer("x"),
     )
     run(
         shell,
@@ -119,7 +121,7 @@ def test_config_sets_the_defaults_within_bounds(shell, monkeypatch):
     magics = shell.magics_manager.registry["DeepSeekMagics"]
     given = {}
     monkeypatch.setattr(
-        magics, "ask_and_show", lambda prompt, options, view: given.update(options) or Answer("x")
+        magics, "ask_and_show", lambda prompt, options, view, **_: given.update(options) or Answer("x")
     )
     traits = "model='m' system='s' temperature=1.5 max_tokens=9 ttl='1h' cache=False budget_usd=0.1"
     for setting in (*traits.split(), "patience=2.0", "thinking=True", "priority=4"):

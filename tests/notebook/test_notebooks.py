@@ -4,40 +4,11 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from jupyter_client.manager import AsyncKernelManager
-from kernels import CANARY_KEY, ThisPython, kernel_environment
-from nbclient import NotebookClient
+from kernels import CANARY_KEY
 from nbclient.exceptions import CellExecutionError
-from traitlets import default
 
 from deepseek_nb.sandbox import FaultScript
-
-
-class ThisKernelManager(AsyncKernelManager):
-    """nbclient makes it, and so closes all it opened."""
-
-    @default("kernel_spec_manager")
-    def _this_python(self) -> ThisPython:
-        return ThisPython()
-
-
-def execute(sandbox, folder, *cells: str, **environment: str) -> nbformat.NotebookNode:
-    """Run a notebook of these cells after one that loads the extension; it is saved as it was then."""
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source) for source in ("%load_ext deepseek_nb", *cells)]
-    )
-    client = NotebookClient(
-        notebook,
-        timeout=60,
-        kernel_name="this",
-        kernel_manager_class=ThisKernelManager,
-        resources={"metadata": {"path": str(folder)}},
-    )
-    try:
-        client.execute(env=kernel_environment(sandbox, folder, **environment))
-    finally:
-        nbformat.write(notebook, folder / "saved.ipynb")
-    return notebook
+from notebooks import execute
 
 
 def test_a_run_notebook_is_small_whole_and_without_the_key(sandbox, folder):

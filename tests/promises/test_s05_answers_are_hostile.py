@@ -61,7 +61,7 @@ LIVE = [attack.replace("alert(1)", PWN).replace("https://evil", "http://evil") f
 INERT = {
     *("p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "em", "strong", "del", "code", "pre", "br"),
     *("hr", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "a", "div", "span", "dl", "dt", "dd"),
-    *("input", "sup", "section", "style", "s"),
+    *("input", "sup", "section", "style", "s", "details", "summary"),
 }
 ATTRIBUTES = {
     *("class", "href", "title", "start", "style", "border", "tabindex", "data-mime-type", "data-jp-suppress"),
@@ -146,9 +146,10 @@ def write_attack(request: ParsedRequest) -> Completion:
     """``attack N`` is answered with the attack of that number; in JSON mode as a field that is too long."""
     said = "\n".join(message["content"] for message in request.messages)
     attack = LIVE[int(re.search(r"attack (\d+)", said)[1])]
+    row = {"level": attack, attack: 1}
     if request.json_mode:
-        return Completion(json.dumps({"level": attack, attack: 1}))
-    return Completion(attack)
+        return Completion(json.dumps({"rows": [row]} if '"rows"' in said else row))
+    return Completion(attack, reasoning=attack)
 
 
 def page_of(notebook: nbformat.NotebookNode) -> str:
@@ -160,7 +161,9 @@ def executed(tmp_path_factory):
     """A notebook in which every attack was answered, in every view, and its HTML."""
     folder = tmp_path_factory.mktemp("hostile")
     cells = ["%load_ext deepseek_nb\nimport pandas as pd\nL = {'level': int}"]
-    for view in ("markdown", "text", "json", "code"):
+    cells += [f"%deepseek --as json attack {n}" for n in range(len(LIVE))]  # each fails: it is no JSON
+    cells += ["%config DeepSeekMagics.reasoning = 'folded'\n%config DeepSeekMagics.facts = True"]
+    for view in ("markdown", "text", "code", "table"):
         for start in range(0, len(LIVE), 10):
             numbers = range(start, min(start + 10, len(LIVE)))
             cells.append("\n".join(f"%deepseek --as {view} attack {n}" for n in numbers))
@@ -173,6 +176,9 @@ def executed(tmp_path_factory):
         "_deepseek",
         "_",
         "import deepseek_nb as ds\nprint(repr(ds.ask('attack 1')))",
+        *(f"display(ds.ask('attack {n}'))" for n in range(0, len(LIVE), 5)),
+        "%deepseek --background --into later attack 2",
+        "later.result()",
         *(f"%deepseek --schema L attack {n}" for n in range(0, len(LIVE), 25)),
         "raise ds.DeepSeekError(_deepseek.text)",
         "frame.deepseek.apply('attack {{n}}', job='" + "<script>1</script>" + "')",
@@ -199,7 +205,9 @@ def test_the_notebook_shows_every_attack(executed):
     """Otherwise what follows would find nothing for the wrong reason."""
     outputs = [output for cell in executed.cells for output in cell.outputs]
     shown = [output for output in outputs if output.output_type == "display_data"]
-    assert len(shown) >= 4 * len(LIVE)
+    assert len(shown) >= 5 * len(LIVE)
+    folds = [output for output in shown if "<details>" in output.data.get("text/markdown", "")]
+    assert len(folds) >= 2 * len(LIVE)
     assert sum(output.output_type == "error" for output in outputs) >= 4
     tables = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     assert sum("&lt;script" in table for table in tables) >= 2
@@ -210,7 +218,7 @@ def test_the_notebook_shows_every_attack(executed):
 def test_nothing_is_alive_in_its_html(executed):
     """No tag but Markdown's own, no attribute but theirs, no address but https, http and mailto."""
     found = Outputs(page_of(executed))
-    assert found.outputs >= 4 * len(LIVE)
+    assert found.outputs >= 5 * len(LIVE)
     assert found.alive == []
 
 
