@@ -6,6 +6,7 @@ What is sent has its keys masked and nobody's folders in it. Nothing that comes 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from deepseek_nb.notebook.display import show
@@ -18,7 +19,6 @@ from deepseek_nb.notebook.tracebacks import shortened
 __all__ = ["explain", "fix"]
 
 SOURCE_CHARS = 12_000
-OPTIONS = ("model", "max_tokens", "priority", "cache", "budget_usd", "patience", "thinking")
 _BLOCK = re.compile(r"^(`{3,})[ \t]*([\w+-]*)[^\n`]*\n(.*?)^\1`*[ \t]*$", re.DOTALL | re.MULTILINE)
 
 ABOUT = (
@@ -34,17 +34,17 @@ FIX = (
 )
 
 
-def explain(magics: Any, hint: str) -> None:
+def explain(magics: Any, hint: str, options: Mapping[str, Any]) -> None:
     """Have the last error explained. Costs one question."""
-    _ask(magics, "explained", EXPLAIN, hint)
+    _ask(magics, "explained", EXPLAIN, hint, options)
 
 
-def fix(magics: Any, hint: str) -> None:
+def fix(magics: Any, hint: str, options: Mapping[str, Any]) -> None:
     """Have the failing cell put right: what was wrong is shown, the corrected cell is put below.
 
     Costs one question. It is not run: look at it first.
     """
-    answer = _ask(magics, "fixed", FIX, hint)
+    answer = _ask(magics, "fixed", FIX, hint, options)
     if answer is None:
         return
     code = _code(answer.text)
@@ -55,7 +55,7 @@ def fix(magics: Any, hint: str) -> None:
     show(line("The corrected cell is put below. Look at it before you run it."))
 
 
-def _ask(magics: Any, done: str, task: str, hint: str) -> Any:
+def _ask(magics: Any, done: str, task: str, hint: str, options: Mapping[str, Any]) -> Any:
     failure = remember_error.failure
     if failure is None:
         show(line(f"There is no error to be {done}: no cell has failed since the extension was loaded."))
@@ -69,10 +69,8 @@ def _ask(magics: Any, done: str, task: str, hint: str) -> Any:
         f"The cell:\n{_block(shortened(failure.source, SOURCE_CHARS))}",
         f"The error:\n{_block(failure.trace)}",
     ]
-    options = {name: getattr(magics, name) for name in OPTIONS}
-    given = {name: value for name, value in options.items() if value not in (None, "")}
     prompt = scrubbed("\n\n".join(part for part in parts if part))
-    return magics.ask_and_show(prompt, {"system": ABOUT, **given}, "markdown")
+    return magics.ask_and_show(prompt, {**options, "system": ABOUT}, "markdown")
 
 
 def _block(text: str) -> str:
