@@ -20,6 +20,11 @@ __all__ = ["COMMANDS", "Command", "find_command"]
 
 NEAR = 0.8
 SWITCHES = ("cache", "thinking")
+OF_A_CALL = {
+    *("budget_usd", "cache", "max_tokens", "model", "patience"),
+    *("priority", "temperature", "thinking", "ttl_s"),
+}
+"""Options for the commands that ask. A --dry-run that would be passed over costs money."""
 _HINT = r"--\s+(?P<rest>\S.*)|(?:(?:this|that|the|my)\s+)?(?:last\s+)?error[.!?]*|it|this|that"
 _NAME = r"""(?P<rest>"[^"]+"|'[^']+'|\S+)"""
 
@@ -74,7 +79,7 @@ def find_command(read: Line) -> Run | None:
     found = re.fullmatch(command.takes, rest, re.IGNORECASE | re.DOTALL) if rest else None
     if rest and found is None:
         return None
-    if read.into or (not command.asks and _options_given(read)):
+    if _options(read) - (OF_A_CALL if command.asks else set()):
         raise ConfigError(
             f"%deepseek {name} is a command, and takes no such options. Nothing was sent.",
             hint="If it is a question, it goes into a cell: %%deepseek",
@@ -83,12 +88,11 @@ def find_command(read: Line) -> Run | None:
     return lambda magics, options: command.run(magics, given, options)
 
 
-def _options_given(read: Line) -> bool:
-    """Whether the line has any option: those for which False says something are None otherwise."""
-    return any(
-        value is not None and (value is not False or name in SWITCHES)
-        for name, value in vars(read.options).items()
-    )
+def _options(read: Line) -> set[str]:
+    """The options the line has: those for which False says something are None otherwise."""
+    given = {name for name, value in vars(read.options).items() if value is not None and value is not False}
+    switched_off = {name for name in SWITCHES if getattr(read.options, name) is False}
+    return given | switched_off | ({"into"} if read.into else set())
 
 
 def _refuse_near(word: str, alone: str) -> None:

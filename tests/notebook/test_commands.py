@@ -122,7 +122,10 @@ def test_options_that_a_command_does_not_take_are_refused(line):
     """Nothing would be bound, and nobody would notice; --model is for those that ask."""
     with pytest.raises(ConfigError, match="takes no such options"):
         find_command(read(line))
-    assert find_command(read("--model m --no-cache explain")) is not None
+    for line in ("--dry-run explain", "--background fix", "--chat c explain", "x << fix", "--system s fix"):
+        with pytest.raises(ConfigError, match="takes no such options"):
+            find_command(read(line))
+    assert find_command(read("--model m --no-cache --budget 0.1 --priority 2 explain")) is not None
 
 
 def test_questions_that_begin_like_commands_are_asked(kernel, sandbox):
