@@ -280,6 +280,9 @@ def test_a_key_is_typed_unseen_kept_and_found_by_the_next_kernel(sandbox, folder
         kernel.run("%load_ext deepseek_nb")
         assert "There is no API key" in kernel.run("%deepseek --no-cache say hello").error["evalue"]
     assert CANARY_KEY not in str(said)
+    kept = {file: file.read_bytes() for file in (folder / "data").rglob("*") if file.is_file()}
+    assert kept
+    assert [file.name for file, data in kept.items() if CANARY_KEY.encode() in data] == []
 
 
 def test_without_a_keyring_the_key_stays_in_this_kernel(sandbox, folder):
