@@ -244,6 +244,7 @@ class AsyncClient:
         return await self._get("/user/balance")
 
     async def _get(self, path: str) -> dict[str, Any]:
+        self.settings.require_credentials()
         road = self._open()
         status, headers, body = await self._upstreams.get("").transport.get(path)
         if status != 200:
@@ -281,10 +282,10 @@ class AsyncClient:
                     hint="Make one client in each loop, or use the blocking Client, which brings its own.",
                 )
             return self._road
-        self.settings.require_credentials()
         self._loop = loop
         self._road = Road(
             upstream=self._upstreams.get,
+            require_credentials=self.settings.require_credentials,
             store=self.store,
             prices=self._prices,
             secrets=self._upstreams.secrets,
