@@ -16,6 +16,7 @@ from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
+from deepseek_nb.client.gate import GateState
 from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.structured import Schema
@@ -243,6 +244,7 @@ class AsyncClient:
         return await self._get("/user/balance")
 
     async def _get(self, path: str) -> dict[str, Any]:
+        self.settings.require_credentials()
         road = self._open()
         status, headers, body = await self._upstreams.get("").transport.get(path)
         if status != 200:
@@ -267,6 +269,10 @@ class AsyncClient:
         """What carries the requests: its gate and its listeners are there to be looked at."""
         return self._open()
 
+    def standing(self) -> dict[str, GateState]:
+        """How the lines to its own server stand, by model; empty while it is not open. In its loop only."""
+        return self._upstreams.standing()
+
     def _open(self) -> Road:
         loop = asyncio.get_running_loop()
         if self._road is not None:
@@ -276,10 +282,10 @@ class AsyncClient:
                     hint="Make one client in each loop, or use the blocking Client, which brings its own.",
                 )
             return self._road
-        self.settings.require_credentials()
         self._loop = loop
         self._road = Road(
             upstream=self._upstreams.get,
+            require_credentials=self.settings.require_credentials,
             store=self.store,
             prices=self._prices,
             secrets=self._upstreams.secrets,

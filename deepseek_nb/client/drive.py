@@ -197,6 +197,11 @@ class Drive:
 
     async def _reserve(self, command: Reserve) -> Event:
         request, budget = command.request, self.errand.budget
+        if not self.leg.upstream:
+            try:
+                self.means.require_credentials()
+            except ConfigError as lacking:
+                return Denied(lacking)
         price = self.means.price(self.upstream, request.model)
         self.reserved_price = price
         if price is None and budget.left_usd is not None:

@@ -38,6 +38,7 @@ class Means:
         upstream: Callable[[str], Upstream],
         store: AnswerStore | None,
         prices: PriceTable,
+        require_credentials: Callable[[], None] = lambda: None,
         secrets: Collection[Secret] = (),
         rng: Callable[[], float] = random.random,
         now_utc: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -45,6 +46,8 @@ class Means:
         self.upstream = upstream
         self.store = store
         self.prices = prices
+        self.require_credentials = require_credentials
+        """Raises ConfigError where the client's own server could not be asked. The store needs no key."""
         self.secrets = secrets
         self.rng = rng
         self.now_utc = now_utc

@@ -522,3 +522,17 @@ def test_no_patience_still_asks_once(with_client, sandbox):
 
     assert with_client(ask, patience_s=0).text
     assert len(sandbox.log.complete) == 1
+
+
+def test_what_is_in_the_store_needs_no_key(sandbox, with_client):
+    """A notebook that was run once can be run again by who has its store; anything else names the key."""
+    text = with_client(lambda client: client.ask(QUESTION)).text
+
+    async def ask(client: AsyncClient) -> None:
+        assert (await client.ask(QUESTION)).text == text
+        for call in (lambda: client.ask("new"), client.models, client.balance):
+            with pytest.raises(errors.ConfigError, match="There is no API key"):
+                await call()
+
+    with_client(ask, api_key=None)
+    assert len(sandbox.log) == 1

@@ -82,7 +82,12 @@ def test_a_refused_copy_leaves_the_first_alone(sandbox, with_client):
 def test_without_budget_for_two_there_is_no_second_copy(sandbox, with_client):
     """Each copy reserves its own worst case."""
     sandbox.faults = FaultScript.of(Fault("bimodal_hang", wait_s=100.0))
-    with_client(lambda c: c.ask(QUESTION, max_tokens=1000, budget_usd=0.0008), **SOON)
+
+    async def ask(client: AsyncClient) -> None:
+        longest_usd = client.price_now("deepseek-flash").cost_usd(output_tokens=1000)
+        await client.ask(QUESTION, max_tokens=1000, budget_usd=1.5 * longest_usd)
+
+    with_client(ask, **SOON)
     assert len(sandbox.log.chats) == 1
 
 
