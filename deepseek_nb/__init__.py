@@ -27,6 +27,7 @@ _ROOMS = {
     "Template": "core.template",
     "apply": "batch.apply",
     "ask": "session",
+    "chat": "notebook.chat_panel",
     "configure": "session",
     "conversation": "session",
     "default_client": "session",

@@ -13,6 +13,7 @@ from deepseek_nb.core.chat import Answer as Answer
 from deepseek_nb.core.errors import DeepSeekError as DeepSeekError
 from deepseek_nb.core.secret import Secret as Secret
 from deepseek_nb.core.template import Template as Template
+from deepseek_nb.notebook.chat_panel import chat as chat
 from deepseek_nb.sandbox import Sandbox as Sandbox
 from deepseek_nb.session import ask as ask
 from deepseek_nb.session import configure as configure

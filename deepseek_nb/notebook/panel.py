@@ -19,6 +19,7 @@ import ipywidgets
 from IPython import get_ipython
 
 from deepseek_nb.notebook.display import show
+from deepseek_nb.notebook.sanitize import safe_markdown
 
 __all__ = ["Panel", "Ticker", "Twin", "announce", "assign", "has_widgets", "live_region", "reachable"]
 
@@ -102,7 +103,7 @@ class Panel:
                 if earlier is not None:
                     earlier.end()
                 self._alive[self._key] = self
-            without = twin if self._fold is None else Twin(f"**{self._title}**", self._title)
+            without = twin if self._fold is None else Twin(safe_markdown(f"**{self._title}**"), self._title)
             view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
             shown: Any = {**without.with_note(self._instead).bundle, WIDGET_VIEW: view}
             show(shown, transient=dict(self._places["panel"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import queue
 import time
@@ -31,12 +32,24 @@ class FrontEnd:
 
     def run(self, code: str) -> dict[str, Any]:
         """Run a cell to its end; gives the reply's content."""
-        message_id = self.start(code)
+        return self.end(self.start(code))
+
+    def end(self, message_id: str) -> dict[str, Any]:
+        """Listen to the end of a cell that was started; gives the reply's content."""
         self.wait(lambda: message_id in self.idle, CELL_S)
         while True:
             reply = self.kernel.client.get_shell_msg(timeout=CELL_S)
             if reply["parent_header"].get("msg_id") == message_id:
                 return dict(reply["content"])
+
+    def value(self, expression: str) -> Any:
+        """What an expression is in there; it must be plain JSON. Nothing is missed or printed meanwhile."""
+        asked = {"value": f"__import__('json').dumps({expression})"}
+        told = self.end(str(self.kernel.client.execute("", user_expressions=asked)))["user_expressions"][
+            "value"
+        ]
+        assert told["status"] == "ok", told
+        return json.loads(ast.literal_eval(told["data"]["text/plain"]))
 
     def start(self, code: str) -> str:
         """Begin a cell, without waiting; gives the id of the request."""
