@@ -8,6 +8,7 @@ from deepseek_nb.core.events import DOWN_AFTER_S, duration
 __all__ = ["figures_of", "headline", "markdown_of", "sparkline", "text_of", "trouble"]
 
 UNKNOWN = "–"
+GOING = ("running", "paused", "cancelling")
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKS = 40
 """How long a line of blocks may be."""
@@ -23,9 +24,9 @@ def headline(status: str, figures: Progress, error: BaseException | None = None)
     return f"{said}, about {duration(left_s)} left" if status == "running" and left_s else said
 
 
-def trouble(figures: Progress) -> str:
+def trouble(status: str, figures: Progress) -> str:
     """Why it waits, and since when; empty while it moves."""
-    if not figures.waiting:
+    if not figures.waiting or status not in GOING:
         return ""
     said = figures.waiting
     if figures.down_s is not None and figures.down_s >= DOWN_AFTER_S:
@@ -35,21 +36,25 @@ def trouble(figures: Progress) -> str:
     )
 
 
-def figures_of(figures: Progress) -> dict[str, str]:
-    """Every figure with its unit, by name; a dash where nothing is known yet."""
-    budget, rate = figures.budget_usd, figures.pace.rate
-    return {
-        **{state: f"{rows:,}" for state, rows in figures.states.items()},
+def figures_of(status: str, figures: Progress) -> dict[str, str]:
+    """Every figure but the rows by state, with its unit, by name; a dash where nothing is known yet.
+
+    No dollar sign: what stands between two of them is mathematics to a notebook, escaped or not.
+    """
+    budget, rate, left_s = figures.budget_usd, figures.pace.rate, figures.eta_s
+    told = {
         "rate": UNKNOWN if rate is None else f"{rate:,.1f} rows/s",
         "latency P50": _seconds(figures.latency_s(0.50)),
         "latency P99": _seconds(figures.latency_s(0.99)),
         "error rate": _share(figures.error_rate),
         "cache hit rate": _share(figures.hit_rate),
         "prefix cache": _share(figures.prefix_hit_rate),
-        "cost": f"${figures.cost_usd:.4f}" + ("" if budget is None else f" of ${budget:,.2f}"),
+        "cost": f"{figures.cost_usd:.4f}" + ("" if budget is None else f" of {budget:,.2f}") + " USD",
         "elapsed": duration(figures.elapsed_s),
-        "left": UNKNOWN if figures.eta_s is None else duration(figures.eta_s),
     }
+    if status in GOING:
+        told["left"] = UNKNOWN if left_s is None else duration(left_s)
+    return told
 
 
 def sparkline(points: list[tuple[float, float]]) -> str:
@@ -68,24 +73,29 @@ def sparkline(points: list[tuple[float, float]]) -> str:
 
 def text_of(status: str, figures: Progress, error: BaseException | None = None) -> list[str]:
     """The lines for a terminal, a diff, a screen reader."""
-    told = _with_curve(figures)
-    rows = [f"{told[state]} {state}" for state in figures.states]
-    rest = [f"{name} {value}" for name, value in told.items() if name not in figures.states]
-    lines = [headline(status, figures, error), ", ".join(rows), ", ".join(rest)]
-    return [*lines, said] if (said := trouble(figures)) else lines
+    rows = ", ".join(f"{number:,} {state}" for state, number in figures.states.items())
+    lines = [headline(status, figures, error), rows, _sentence(status, figures)]
+    return [*lines, said] if (said := trouble(status, figures)) else lines
 
 
 def markdown_of(name: str, status: str, figures: Progress, error: BaseException | None = None) -> str:
-    """The same as a small table. ``name`` is a job's name: no backtick is in it."""
-    table = [f"| {told} | {value} |" for told, value in _with_curve(figures).items()]
-    said = trouble(figures)
+    """The same with a small table. ``name`` is a job's name: no backtick is in it."""
+    states = figures.states
+    said = trouble(status, figures)
     head = f"**Job** `{name}`: {headline(status, figures, error)}" + (f"; {said}" if said else "")
-    return "\n".join([head, "", "| | |", "|---|---:|", *table])
+    table = [
+        f"| {' | '.join(states)} |",
+        f"|{'---:|' * len(states)}",
+        f"| {' | '.join(f'{number:,}' for number in states.values())} |",
+    ]
+    return "\n".join([head, "", *table, "", _sentence(status, figures)])
 
 
-def _with_curve(figures: Progress) -> dict[str, str]:
-    told, curve = figures_of(figures), sparkline(figures.pace.points)
-    return {**told, "rows/s over time": curve} if curve else told
+def _sentence(status: str, figures: Progress) -> str:
+    told, curve = figures_of(status, figures), sparkline(figures.pace.points)
+    if curve:
+        told["rows/s over time"] = curve
+    return ", ".join(f"{name} {value}" for name, value in told.items())
 
 
 def _share(value: float | None) -> str:

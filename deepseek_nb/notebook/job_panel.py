@@ -142,12 +142,14 @@ class JobPanel:
     def _refresh(self) -> None:
         """Bring all of it up to date; only what has changed is sent."""
         job, status, figures = self.job, self.job.status, self.job.progress
+        rows = {state: f"{number:,}" for state, number in figures.states.items()}
+        table = _table({**rows, **figures_of(status, figures)})
         told = f"<strong>Job “{html.escape(job.name)}”</strong>: {html.escape(self._told())}"
-        if waits := trouble(figures):
+        if waits := trouble(status, figures):
             told += f"<br>{html.escape(waits)}"
         with self._lock:
             # in one: each widget that changes is a message of its own
-            assign(self._figures, value=told + _table(figures_of(figures)) + _plot(figures.pace.points))
+            assign(self._figures, value=told + table + _plot(figures.pace.points))
             assign(self._bar, value=figures.finished, bar_style=BAR_STYLES.get(status, ""))
             assign(self._note, value=BLOCKED if job.blocks_a_cell and not job.done else "")
             assign(
@@ -172,9 +174,11 @@ def _plot(points: list[tuple[float, float]]) -> str:
     """Rows a second over the time of work, as a line."""
     if len(points) < 2:
         return ""
-    end_s, most = points[-1][0], max(rate for _, rate in points) or 1.0
+    begin_s, end_s = points[0][0], points[-1][0]
+    most = max(rate for _, rate in points) or 1.0
     line = " ".join(
-        f"{PLOT_WIDTH * at_s / end_s:.0f},{PLOT_HEIGHT * (1 - rate / most) + 1:.1f}" for at_s, rate in points
+        f"{PLOT_WIDTH * (at_s - begin_s) / (end_s - begin_s):.0f},{PLOT_HEIGHT * (1 - rate / most) + 1:.1f}"
+        for at_s, rate in points
     )
     told = f"Rows a second over time, at most {most:,.1f}"
     return (

@@ -354,7 +354,9 @@ def test_a_job_shows_itself_as_text_and_markdown(frame, client, sandbox):
     assert set(bundle) == {"text/plain", "text/markdown"}
     for text in bundle.values():
         assert "done, 30 of 30 rows (100%)" in text
-        assert " of $2.00" in text
+        assert " of 2.00 USD" in text
+        assert "$" not in text, "dollars would begin mathematics"
+        assert "left" not in text, "it has ended"
         assert "3.3%" in text
         assert "Content" not in text
         assert "<" not in text
@@ -396,7 +398,7 @@ def test_a_process_that_ends_takes_its_job_along_and_loses_nothing(tmp_path, pau
         told = [server.base_url, server.api_key, str(tmp_path / "data")]
         started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-c", SCRIPT, *told, *paused],
+            [sys.executable, "-W", "default", "-c", SCRIPT, *told, *paused],
             capture_output=True,
             text=True,
             timeout=60,
