@@ -84,7 +84,7 @@ def test_waiting_is_visible(open_notebook, sandbox):
     assert notebook.watch(1)[-1] == "You said: say it when you can"
 
 
-def test_a_saved_notebook_reads_well_without_a_kernel(open_notebook, lab):
+def test_a_saved_notebook_reads_well_without_a_kernel(open_notebook):
     """Saved, and opened again without any kernel: the same text, rendered; an error is still there."""
     notebook = open_notebook(
         "saved", LOAD, "%%deepseek --thinking\nWhy is the sky blue?", "%deepseek --modle x say it"
@@ -98,9 +98,7 @@ def test_a_saved_notebook_reads_well_without_a_kernel(open_notebook, lab):
     assert set(output.data) == {"text/markdown", "text/plain"}
     assert output.data["text/plain"] == RENDERED
     assert "widgets" not in file.metadata
-    file.metadata.clear()  # JupyterLab finds no kernel for it, and asks
-    lab.keep("saved_again", file)
-    again = open_notebook("saved_again", kernel=False)
+    again = open_notebook("saved_again", saved=file)
     until(lambda: again.output(1).locator("h2, table, mjx-container").count() >= 3)
     assert again.texts(1) == shown
     assert "Did you mean --model?" in again.texts(2)[0]
