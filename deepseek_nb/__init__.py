@@ -46,22 +46,34 @@ __all__ = ["__version__", *sorted(_ROOMS), "load_ipython_extension", "unload_ipy
 register_with_pandas()
 
 
+def _teach_the_shell() -> None:
+    """In a notebook answers show as Markdown and jobs as panels, whether the extension is loaded or not."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    if shell is None:
+        return
+
+    def show_answer(answer: Any, **_: Any) -> Any:
+        return import_module(f"{__name__}.notebook.formats").show_answer(answer)
+
+    def show_job(job: Any) -> None:
+        import_module(f"{__name__}.notebook.job_panel").show_job(job)
+
+    formatters = shell.display_formatter
+    formatters.mimebundle_formatter.for_type_by_name(f"{__name__}.core.chat", "Answer", show_answer)
+    formatters.ipython_display_formatter.for_type_by_name(f"{__name__}.batch.job", "Job", show_job)
+
+
+_teach_the_shell()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     room = import_module(f"{__name__}.{_ROOMS[name]}")
     value = room if name == "errors" else getattr(room, name)
     globals()[name] = value
-    _show_answers_well()
     return value
-
-
-def _show_answers_well() -> None:
-    """In a notebook an answer shows as Markdown, whether the extension is loaded or not."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
-    if shell is not None:
-        import_module(f"{__name__}.notebook.formats").register_formats(shell)
 
 
 def __dir__() -> list[str]:

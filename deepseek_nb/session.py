@@ -11,7 +11,9 @@ from deepseek_nb.client.aio import Prompt
 from deepseek_nb.client.conversation import Conversation
 from deepseek_nb.client.portal import attend, background
 from deepseek_nb.client.sync import Client, Stream
+from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.metrics import Metrics
 from deepseek_nb.sandbox import Sandbox
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "configure",
     "conversation",
     "conversations",
+    "current_client",
     "default_client",
+    "figures",
     "sandbox",
     "stream",
     "use_sandbox",
@@ -33,6 +37,7 @@ _lock = threading.RLock()
 _client: Client | None = None
 _sandbox: Sandbox | None = None
 _conversations: dict[str, Conversation] = {}
+_past_figures: list[tuple[Metrics, Budget]] = []
 
 
 def default_client() -> Client:
@@ -44,11 +49,22 @@ def default_client() -> Client:
         return _client
 
 
+def current_client() -> Client | None:
+    """The default client, if there is one yet: looking makes none."""
+    return _client
+
+
+def figures() -> list[tuple[Metrics, Budget]]:
+    """What every default client of this process so far did and spent, in order; the last one is in use."""
+    with _lock:
+        return [*_past_figures, *([] if _client is None else [(_client.metrics, _client.budget)])]
+
+
 def configure(**settings: Any) -> Client:
     """Make a new default client with these settings; what is not given comes from the environment.
 
     Raises :class:`~deepseek_nb.core.errors.ConfigError` for an unknown name or a wrong value, and
-    then leaves the old client in place.
+    then leaves the old client in place. Jobs that run go on with the client they began with.
 
     >>> configure(model="deepseek-v4-pro", budget_usd=2.00)       # doctest: +SKIP
     """
@@ -57,8 +73,10 @@ def configure(**settings: Any) -> Client:
     with _lock:
         made = Client(**settings)
         old, _client = _client, made
+        if old is not None:
+            _past_figures.append((old.metrics, old.budget))
     if old is not None:
-        old.close()
+        old.retire()
     return made
 
 

@@ -19,6 +19,7 @@ def _clean(patch: pytest.MonkeyPatch, folder: os.PathLike[str]) -> None:
         patch.delenv(name)
     patch.setenv("DEEPSEEK_NB_PYPROJECT", "off")
     patch.setenv("DEEPSEEK_NB_DATA_DIR", os.fspath(folder))
+    patch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
 
 
 @pytest.fixture(scope="session", autouse=True)

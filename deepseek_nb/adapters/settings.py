@@ -1,9 +1,9 @@
 """Settings: what was given as arguments, then the environment, then ``[tool.deepseek_nb]`` in pyproject.toml.
 
 Every value is checked when it is set; an unknown name, a wrong type or an unsafe address raises
-ConfigError, saying where the value came from. Keys are only taken from arguments and from the
-environment, and so is the address they are sent to: a repository's file must not carry a key, nor
-send yours elsewhere.
+ConfigError, saying where the value came from. Keys are only taken from arguments, from the
+environment and from where the user had them kept, and the address they are sent to from the first
+two: a repository's file must not carry a key, nor send yours elsewhere.
 """
 
 from __future__ import annotations
@@ -26,13 +26,26 @@ import platformdirs
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
 
-__all__ = ["LOOPBACK_HOSTS", "Settings", "hidden", "load_settings", "parse_duration_s", "parse_patience_s"]
+__all__ = [
+    "LOOPBACK_HOSTS",
+    "PYPROJECT_VARIABLE",
+    "Settings",
+    "hidden",
+    "load_settings",
+    "load_table",
+    "parse_duration_s",
+    "parse_patience_s",
+]
 
 PREFIX = "DEEPSEEK_NB_"
 PYPROJECT_VARIABLE = "DEEPSEEK_NB_PYPROJECT"
 OTHER_VARIABLES = {"DEEPSEEK_API_KEY": "api_key", "DEEPSEEK_NB_STREAM": "stream_display"}
 """Variables that are not called after their field; one that is goes before."""
 
+OTHER_TABLES = ("magics",)
+"""Tables in ours that others read, by :func:`load_table`."""
+KEPT = "%deepseek key"
+"""The source of a key that was typed in and kept."""
 NEVER_FROM_A_FILE = ("api_key", "base_url", "data_dir", "jwt_client_secret", "route")
 CREDENTIALS = ("api_key", "jwt_client_id", "jwt_client_secret")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
@@ -452,8 +465,9 @@ class Settings:
             )
         raise ConfigError(
             "There is no API key.",
-            hint="Set the environment variable DEEPSEEK_API_KEY (platform.deepseek.com, API keys), or give "
-            "api_key=... as an argument, or try everything without a key: deepseek_nb.use_sandbox()",
+            hint="In a notebook run %deepseek key, or set the environment variable DEEPSEEK_API_KEY "
+            "(platform.deepseek.com, API keys), or give api_key=... as an argument, or try everything "
+            "without a key: deepseek_nb.use_sandbox()",
         )
 
 
@@ -464,6 +478,7 @@ def load_settings(
     *,
     start_dir: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
+    kept_key: Callable[[str], Secret | None] | None = None,
     **arguments: Any,
 ) -> Settings:
     """Gather the settings: arguments go before the environment, and that before pyproject.toml.
@@ -489,7 +504,32 @@ def load_settings(
         **variables,
         **dict.fromkeys(arguments, "argument"),
     }
-    return Settings(**{**from_file, **from_environment, **arguments}, sources=sources)
+    settings = Settings(**{**from_file, **from_environment, **arguments}, sources=sources)
+    if kept_key is None or "api_key" in arguments or any(getattr(settings, name) for name in CREDENTIALS):
+        return settings
+    key = kept_key("://".join(settings.origin))
+    return (
+        dataclasses.replace(settings, api_key=key, sources={**sources, "api_key": KEPT}) if key else settings
+    )
+
+
+def load_table(
+    name: str, *, start_dir: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The table ``[tool.deepseek_nb.NAME]`` of the same ``pyproject.toml``; empty where there is none.
+
+    Raises ConfigError for a file that cannot be read and for what is no table; its ``file`` is the path.
+    """
+    environ = _Environment(os.environ if environ is None else environ)
+    file = _pyproject(environ, Path.cwd() if start_dir is None else Path(start_dir))
+    table = {} if file is None else _tool_table(file).get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"tool.deepseek_nb.{name} in {file} is not a table.",
+            hint=f"Begin it with [tool.deepseek_nb.{name}]",
+            file=file,
+        )
+    return table
 
 
 def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -523,19 +563,27 @@ def _pyproject(environ: Mapping[str, str], start: Path) -> Path | None:
     return next((file for up in (start, *start.parents) if (file := up / "pyproject.toml").is_file()), None)
 
 
-def _from_pyproject(file: Path) -> dict[str, Any]:
+def _tool_table(file: Path) -> dict[str, Any]:
     try:
         tools = tomllib.loads(file.read_text(encoding="utf-8")).get("tool")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(
             f"{file} cannot be read: {error}.",
             hint=f"Mend it, or set {PYPROJECT_VARIABLE}=off to go without it.",
+            file=file,
         ) from error
     table = tools.get("deepseek_nb", {}) if isinstance(tools, dict) else {}
     if not isinstance(table, dict):
         raise ConfigError(
-            f"tool.deepseek_nb in {file} is not a table.", hint="Begin it with [tool.deepseek_nb]"
+            f"tool.deepseek_nb in {file} is not a table.",
+            hint="Begin it with [tool.deepseek_nb]",
+            file=file,
         )
+    return table
+
+
+def _from_pyproject(file: Path) -> dict[str, Any]:
+    table = {name: value for name, value in _tool_table(file).items() if name not in OTHER_TABLES}
     for name in NEVER_FROM_A_FILE:
         if name in table:
             raise ConfigError(

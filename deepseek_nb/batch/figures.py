@@ -5,9 +5,12 @@ from __future__ import annotations
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.core.events import DOWN_AFTER_S, duration
 
-__all__ = ["figures_of", "headline", "markdown_of", "text_of", "trouble"]
+__all__ = ["figures_of", "headline", "markdown_of", "sparkline", "text_of", "trouble"]
 
 UNKNOWN = "–"
+BLOCKS = "▁▂▃▄▅▆▇█"
+SPARKS = 40
+"""How long a line of blocks may be."""
 
 
 def headline(status: str, figures: Progress, error: BaseException | None = None) -> str:
@@ -49,9 +52,23 @@ def figures_of(figures: Progress) -> dict[str, str]:
     }
 
 
+def sparkline(points: list[tuple[float, float]]) -> str:
+    """Rows a second over time, as a line of blocks; empty before there are two points.
+
+    >>> sparkline([(1, 0.0), (2, 5.0), (3, 10.0)])
+    '▁▅█'
+    """
+    if len(points) < 2:
+        return ""
+    step = -(-len(points) // SPARKS)
+    rates = [max(rate for _, rate in points[first : first + step]) for first in range(0, len(points), step)]
+    most = max(rates) or 1.0
+    return "".join(BLOCKS[round(rate / most * (len(BLOCKS) - 1))] for rate in rates)
+
+
 def text_of(status: str, figures: Progress, error: BaseException | None = None) -> list[str]:
     """The lines for a terminal, a diff, a screen reader."""
-    told = figures_of(figures)
+    told = _with_curve(figures)
     rows = [f"{told[state]} {state}" for state in figures.states]
     rest = [f"{name} {value}" for name, value in told.items() if name not in figures.states]
     lines = [headline(status, figures, error), ", ".join(rows), ", ".join(rest)]
@@ -60,10 +77,15 @@ def text_of(status: str, figures: Progress, error: BaseException | None = None) 
 
 def markdown_of(name: str, status: str, figures: Progress, error: BaseException | None = None) -> str:
     """The same as a small table. ``name`` is a job's name: no backtick is in it."""
-    table = [f"| {told} | {value} |" for told, value in figures_of(figures).items()]
+    table = [f"| {told} | {value} |" for told, value in _with_curve(figures).items()]
     said = trouble(figures)
     head = f"**Job** `{name}`: {headline(status, figures, error)}" + (f"; {said}" if said else "")
     return "\n".join([head, "", "| | |", "|---|---:|", *table])
+
+
+def _with_curve(figures: Progress) -> dict[str, str]:
+    told, curve = figures_of(figures), sparkline(figures.pace.points)
+    return {**told, "rows/s over time": curve} if curve else told
 
 
 def _share(value: float | None) -> str:

@@ -82,6 +82,8 @@ class Job:
         self.name = prepared.name
         self.client = prepared.client
         self.asked = prepared.asked
+        self.blocks_a_cell = False
+        """Whether the main thread waits in :meth:`result`: a notebook may then hear no clicks."""
         self._prepared = prepared
         self._guard = threading.RLock()
         self._ended = threading.Event()
@@ -93,6 +95,7 @@ class Job:
         self._booked_usd = self.cost_usd
         weakref.finalize(self, prepared.journal.close)
         if prepared.pending:
+            self.client.hold()
             with _lock:
                 _live.append(self)
             background.start(self._life)
@@ -211,10 +214,16 @@ class Job:
         :class:`JobIncomplete` warning. An interrupt ends the waiting, not the job. The cell blocks
         meanwhile: ``await job`` lets buttons and other tasks work.
         """
+        main = threading.current_thread() is threading.main_thread()
         try:
+            if main:
+                self.blocks_a_cell = True
             ended = self.wait(timeout_s)
         except KeyboardInterrupt:
             raise StillRunning(self._goes_on()) from None
+        finally:
+            if main:
+                self.blocks_a_cell = False
         if not ended:
             raise self._not_ready()
         return self._outcome()
@@ -252,6 +261,8 @@ class Job:
             self._ended.set()
             with _lock:
                 _live.remove(self)
+            if self.client.let_go():
+                await self.client.aio.aclose()
 
     def _close_books(self) -> None:
         """Write down what cut-off requests may have cost, give back what is set aside, say how it stands."""
@@ -348,7 +359,7 @@ class Job:
         return f"<Job {self.name!r}: {text_of(self.status, self.progress, self.error)[0]}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002
-        """How it stands now, as text: what a saved notebook shows."""
+        """How it stands now, as text. In a notebook its panel is shown, which says the same."""
         status, figures, error = self.status, self.progress, self.error
         return {
             "text/plain": "\n".join([f"Job {self.name!r}", *text_of(status, figures, error)]),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from deepseek_nb.adapters.keys import kept_key
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import proxy_of
@@ -67,7 +68,7 @@ class AsyncClient:
                 "What was given is no Settings.", hint="Name what you give: Client(api_key=..., model=...)."
             )
         if settings is None:
-            settings = load_settings(**arguments)
+            settings = load_settings(kept_key=kept_key, **arguments)
         elif arguments:
             settings = settings.replace(**arguments)
         self.settings = settings

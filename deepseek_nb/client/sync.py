@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,6 +36,9 @@ class Client:
         self.aio = AsyncClient(settings, fallback=fallback, **arguments)
         """The async client behind this one; it belongs to the background loop."""
         self._warned = False
+        self._guard = threading.Lock()
+        self._holds = 0
+        self._retired = False
         background.close_at_end(self.aio)
 
     @property
@@ -80,6 +84,25 @@ class Client:
     def balance(self) -> dict[str, Any]:
         """The account's balance. Costs nothing."""
         return background.run(self.aio.balance)
+
+    def hold(self) -> None:
+        """Keep it open through :meth:`retire`, until :meth:`let_go`: a job runs with it."""
+        with self._guard:
+            self._holds += 1
+
+    def let_go(self) -> bool:
+        """End a :meth:`hold`; True where it was the last one of a retired client: then close it."""
+        with self._guard:
+            self._holds -= 1
+            return self._retired and not self._holds
+
+    def retire(self) -> None:
+        """Close it, as soon as nothing holds it."""
+        with self._guard:
+            self._retired = True
+            held = self._holds > 0
+        if not held:
+            self.close()
 
     def close(self) -> None:
         """Close the connections and the store."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from deepseek_nb.core.chat import Usage
+from deepseek_nb.core.chat import Answer, Usage
 from deepseek_nb.core.events import CallEvent
 
-__all__ = ["Figures", "Histogram", "Metrics", "Window"]
+__all__ = ["Figures", "Histogram", "Metrics", "Spending", "Window"]
 
 
 class Histogram:
@@ -188,6 +188,35 @@ class Window:
 
 
 @dataclass
+class Spending:
+    """What the answers of one model on one route took. US dollars, by the prices of their time."""
+
+    hits: int = 0
+    answered: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    """What the answers from the store cost when they were asked."""
+    unpriced: int = 0
+    """Answers for which no price is known."""
+
+    def hit(self, answer: Answer) -> None:
+        """An answer came from the store."""
+        self.hits += 1
+        self.saved_usd += answer.cost_usd or 0.0
+
+    def add(self, answer: Answer) -> None:
+        """An answer came from the server."""
+        self.answered += 1
+        self.usage += answer.usage
+        self.cost_usd += answer.cost_usd or 0.0
+        self.unpriced += answer.cost_usd is None
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+
+@dataclass
 class Metrics:
     """Running figures of a client. It is a listener: ``metrics(event)``."""
 
@@ -203,6 +232,8 @@ class Metrics:
     first_token: Histogram = field(default_factory=Histogram)
     window: Window = field(default_factory=Window)
     """The same of the last five minutes."""
+    spending: defaultdict[str, Spending] = field(default_factory=lambda: defaultdict(Spending))
+    """By route and model, such as ``"api.deepseek.com/deepseek-flash"``."""
 
     def __call__(self, event: CallEvent) -> None:
         """Take one event."""
@@ -212,10 +243,13 @@ class Metrics:
         elif event.kind == "hit":
             self.calls += 1
             self.hits += 1
+            if event.answer is not None:
+                self.spending[event.answer.origin].hit(event.answer)
         elif event.kind == "answered" and event.answer is not None:
             self.calls += 1
             self.answered += 1
             self.usage += event.answer.usage
+            self.spending[event.answer.origin].add(event.answer)
             self.latency.add(event.answer.latency_s)
             if event.answer.first_token_s is not None:
                 self.first_token.add(event.answer.first_token_s)

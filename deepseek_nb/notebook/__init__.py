@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepseek_nb.notebook.formats import register_formats
+from deepseek_nb.notebook.complete import register_completion, unregister_completion
+from deepseek_nb.notebook.defaults import set_from_file
+from deepseek_nb.notebook.key_guard import KeyGuard
+from deepseek_nb.notebook.last_error import remember_error
 from deepseek_nb.notebook.magics import DeepSeekMagics
 from deepseek_nb.notebook.question_marks import let_questions_ask
 
@@ -12,12 +15,25 @@ __all__ = ["DeepSeekMagics", "load_ipython_extension", "unload_ipython_extension
 
 MAGIC_NAME = "deepseek"
 
+_guard = KeyGuard()
+EVENTS = (
+    ("pre_run_cell", _guard.before),
+    ("post_run_cell", _guard.after),
+    ("post_run_cell", remember_error),
+)
+
 
 def load_ipython_extension(shell: Any) -> None:
-    """Register the magics; ``%config DeepSeekMagics`` then lists and sets their defaults."""
+    """Register the magics; ``%config DeepSeekMagics`` then lists and sets their defaults.
+
+    They begin with those of ``[tool.deepseek_nb.magics]`` in ``pyproject.toml``.
+    """
     shell.register_magics(DeepSeekMagics)
-    register_formats(shell)
+    set_from_file(shell.magics_manager.registry[DeepSeekMagics.__name__])
     shell.input_transformers_cleanup.append(let_questions_ask)
+    for event, listener in EVENTS:
+        shell.events.register(event, listener)
+    register_completion(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -28,4 +44,8 @@ def unload_ipython_extension(shell: Any) -> None:
         manager.magics[kind].pop(MAGIC_NAME, None)
     if let_questions_ask in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(let_questions_ask)
+    for event, listener in EVENTS:
+        if listener in shell.events.callbacks[event]:
+            shell.events.unregister(event, listener)
+    unregister_completion(shell)
     shell.configurables[:] = [one for one in shell.configurables if not isinstance(one, DeepSeekMagics)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from IPython import get_ipython
-from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import line_cell_magic, magics_class, needs_local_scope, no_var_expand
 from traitlets import Bool, Enum, Float, Int, Unicode
 
 from deepseek_nb.adapters.settings import parse_duration_s
@@ -17,28 +16,22 @@ from deepseek_nb.core.errors import ConfigError, DeepSeekError
 from deepseek_nb.core.template import Template
 from deepseek_nb.core.tokens import estimate_tokens
 from deepseek_nb.notebook.carry import Interrupted, carry, follow
+from deepseek_nb.notebook.commands import find_command
+from deepseek_nb.notebook.defaults import CheckedMagics
 from deepseek_nb.notebook.display import CellOutput, Publish, Screen, show
 from deepseek_nb.notebook.dry_run import dry_run
 from deepseek_nb.notebook.names import UserNames
 from deepseek_nb.notebook.options import SHORT_USAGE, Line, read_line, with_options
 from deepseek_nb.notebook.pending import PendingAnswer
+from deepseek_nb.notebook.prompt_tables import PromptTables
+from deepseek_nb.notebook.rooms import default_client, room
 from deepseek_nb.notebook.shapes import Shape
-from deepseek_nb.notebook.tables import PromptTables
 from deepseek_nb.notebook.views import VIEWS, code_of, facts_line, final, folded, note, with_line
 
 __all__ = ["LAST_ANSWER", "DeepSeekMagics", "ShownText"]
 
 LAST_ANSWER = "_deepseek"
 """The name in the notebook that the last answer is kept under."""
-
-
-def _room(name: str) -> Any:
-    """A room that is slow to import (httpx, aiohttp, pydantic), at its first use.
-
-    Imported at the top they would make ``%load_ext`` cost 0.3 s instead of the 0.05 s that
-    ``benchmarks/load_ext.py`` measures.
-    """
-    return importlib.import_module(f"deepseek_nb.{name}")
 
 
 class ShownText(str):
@@ -59,7 +52,7 @@ class ShownText(str):
 
 
 @magics_class
-class DeepSeekMagics(Magics):
+class DeepSeekMagics(CheckedMagics):
     """``%deepseek``, ``%%deepseek``. Defaults: ``%config DeepSeekMagics.model = "deepseek-v4-pro"``."""
 
     shell: Any
@@ -117,6 +110,8 @@ class DeepSeekMagics(Magics):
             read = read_line(magic.parser, line)
             if read.options.help:
                 return show(note(magic.__doc__))
+            if cell is None and (command := find_command(read.question)):
+                return command(self)
             return self._ask(read, cell, local_ns)
         except Interrupted:
             raise
@@ -148,7 +143,7 @@ class DeepSeekMagics(Magics):
             prompt = chat.prompt(asked)[-1:] if read.options.new else chat.prompt(asked)
             options["system"] = read.options.system or chat.system or self.system or None
         if read.options.dry_run:
-            client = _room("session").default_client()
+            client = default_client()
             return show(dry_run(client, client.aio.prepare(prompt, **options), tables.notes))
         for told in tables.notes:
             show(note(told))
@@ -179,7 +174,7 @@ class DeepSeekMagics(Magics):
             if options.new:
                 raise ConfigError("--new begins a conversation anew.", hint="Say which: --chat NAME --new")
             return None
-        return _room("session").conversation(options.chat, last_turns=self.chat_turns)
+        return room("session").conversation(options.chat, last_turns=self.chat_turns)
 
     def _shape(self, options: Any, names: UserNames) -> Shape:
         given = names.schema(options.schema) if options.schema else None
@@ -224,10 +219,10 @@ class DeepSeekMagics(Magics):
         its text, in that view), ``name`` what it will be bound to. Main thread only. Raises what ended
         the call; the screen is then in order.
         """
-        client = _room("session").default_client()
+        client = default_client()
         screen = self._screen(client, view)
         try:
-            answer = carry(client, _room("client.portal").background.start, prompt, options, screen)
+            answer = carry(client, room("client.portal").background.start, prompt, options, screen)
             self._finish(screen, answer, shape or Shape(wanted=view), name)
         except KeyboardInterrupt:
             raise self._interrupted(screen) from None
@@ -251,7 +246,7 @@ class DeepSeekMagics(Magics):
         if self.reasoning == "folded":
             title = f"Reasoning, {len(answer.reasoning):,} characters"
             bundle = folded(bundle, title, answer.reasoning)
-        screen.finish(answer, simulated=answer.route == _room("session").SANDBOX_ROUTE, bundle=bundle)
+        screen.finish(answer, simulated=answer.route == room("session").SANDBOX_ROUTE, bundle=bundle)
 
     def _keep_paid(self, error: BaseException) -> None:
         """A charged answer that cannot be used is paid for: it stays at hand."""
@@ -268,7 +263,7 @@ class DeepSeekMagics(Magics):
         taken: Callable[[Answer], None],
     ) -> Any:
         """Ask in the background: the cell ends at once, its output goes on."""
-        client, portal = _room("session").default_client(), _room("client.portal")
+        client, portal = default_client(), room("client.portal")
         client.settings.require_credentials()
         client.aio.prepare(prompt, **options)  # what is wrong with it fails this cell
         screen = self._screen(client, shape.view, publish=_later_output(self.shell))

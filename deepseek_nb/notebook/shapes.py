@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, get_args, get_origin
 
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import SchemaMismatch
-from deepseek_nb.notebook.tables import frame_of, table_bundle
+from deepseek_nb.notebook.tables import rows_bundle
 from deepseek_nb.notebook.views import code_of, final
 
 __all__ = ["Shape"]
@@ -59,11 +60,11 @@ class Shape:
         that is no JSON.
         """
         if self._is_list:
-            return frame_of(answer.value, tuple(get_args(self.given)[0].model_fields))
+            return _frame(answer.value, tuple(get_args(self.given)[0].model_fields))
         if self.given is not None:
             return answer.value
         if self.view == "table":
-            return frame_of(answer.value["rows"])
+            return _frame(answer.value["rows"])
         if self.view == "json":
             return _parsed(answer)
         return code_of(answer.text, "code")[0].rstrip() if self.view == "code" else answer.text
@@ -71,7 +72,7 @@ class Shape:
     def bundle(self, answer: Answer, name: str | None = None) -> Mapping[str, str]:
         """What the cell shows; ``name`` is what the value is bound to."""
         if self.view == "table":
-            return table_bundle(self._rows(answer), name)
+            return rows_bundle(self._rows(answer), name)
         return final(answer.text, self.view)
 
     def _rows(self, answer: Answer) -> Sequence[Mapping[str, Any]]:
@@ -82,6 +83,13 @@ class Shape:
             return rows
         value = answer.value
         return [value.model_dump(mode="json") if hasattr(value, "model_dump") else value]
+
+
+def _frame(rows: Sequence[Any], columns: Sequence[str] = ()) -> Any:
+    """Rows (dictionaries or pydantic models) as a DataFrame; ``columns`` are there even without a row."""
+    pandas = import_module("pandas")
+    plain = [row.model_dump() if hasattr(row, "model_dump") else dict(row) for row in rows]
+    return pandas.DataFrame(plain, columns=list(columns) if columns else None)
 
 
 def _parsed(answer: Answer) -> Any:

@@ -1,191 +1,93 @@
-"""Tables: what ``{{df}}`` puts into a prompt, and rows of an answer as a DataFrame or as Markdown.
-
-A table goes into a prompt as CSV: the column names once, then a line for each row. It goes whole or
-not at all; ``--sample N`` sends N rows of it, evenly spaced, and the output says so.
-"""
+"""Tables and lines in an output, as Markdown and as plain text in columns."""
 
 from __future__ import annotations
 
-import csv
-import io
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepseek_nb.core.errors import TemplateError
+from deepseek_nb.notebook.prompt_tables import cell_text
 from deepseek_nb.notebook.sanitize import safe_markdown, safe_plain
 
-__all__ = ["PromptTables", "frame_of", "is_table", "table_bundle"]
+__all__ = ["line", "rows_bundle", "table", "usd"]
 
-_FRAME_LIBRARIES = ("pandas", "polars")
-_FRAME_KINDS = ("DataFrame", "LazyFrame", "Series")
 ROWS_SHOWN = 20
 CELL_CHARS_SHOWN = 200
-LOOKED_AT = 100
-"""Rows that tell how long a table will be, so that a huge one is not written out to be refused."""
+
+Bundle = dict[str, str]
 
 
-def is_table(value: Any) -> bool:
-    """Whether it is a frame or a series of pandas or polars. Imports neither."""
-    return any(
-        kind.__module__.partition(".")[0] in _FRAME_LIBRARIES and kind.__name__ in _FRAME_KINDS
-        for kind in type(value).__mro__
-    )
+def line(text: str) -> Bundle:
+    """One line; what a server wrote in it is harmless.
 
-
-class PromptTables:
-    """Writes the tables of one prompt, and keeps what to tell about them in :attr:`notes`.
-
-    ``most_chars`` bounds each table, ``sample`` is how many of its rows go. Call it with a value and
-    the name it has in the prompt: the text, or None where the value is no table. Raises TemplateError
-    for a table that is too long.
+    >>> line("1 job")
+    {'text/markdown': '1 job', 'text/plain': '1 job'}
     """
-
-    def __init__(self, *, most_chars: int, sample: int | None = None) -> None:
-        self.notes: list[str] = []
-        self._most_chars = most_chars
-        self._sample = sample
-
-    def __call__(self, value: Any, name: str) -> str | None:
-        """The table as text; None where ``value`` is none."""
-        if not is_table(value):
-            return None
-        columns, rows, count = _read(value)
-        places = _spread(count, self._sample)
-        text = _csv(columns, rows([places[place] for place in _spread(len(places), LOOKED_AT)]))
-        size_chars = len(text) * len(places) // max(1, min(len(places), LOOKED_AT))
-        if size_chars <= 2 * self._most_chars:  # worth writing out, to know
-            text = _csv(columns, rows(places))
-            size_chars = len(text)
-        if size_chars > self._most_chars:
-            raise self._too_long(name, count, len(places), len(columns), size_chars)
-        spaced = ", evenly spaced" if len(places) < count else ""
-        note = (
-            f"{name}: {len(places):,} of {count:,} rows{spaced}, "
-            f"{len(columns):,} of {len(columns):,} columns sent"
-        )
-        if note not in self.notes:
-            self.notes.append(note)
-        return text
-
-    def _too_long(self, name: str, count: int, sent: int, columns: int, size_chars: int) -> TemplateError:
-        fitting = max(1, int(0.9 * sent * self._most_chars / size_chars))
-        of = f" of {count:,}" if sent < count else ""
-        return TemplateError(
-            f"{{{{{name}}}}} is {sent:,}{of} rows x {columns:,} columns, about {size_chars:,} characters: "
-            f"a table in a prompt may have {self._most_chars:,}.",
-            hint=f"Send some of its rows with --sample {fitting}, or fewer columns; df.deepseek.apply(...) "
-            "asks about each row. %config DeepSeekMagics.table_chars is the bound. Nothing was sent.",
-        )
+    text = re.sub(r"\s+", " ", safe_plain(text)).strip()
+    return {"text/markdown": _literal(text), "text/plain": text}
 
 
-def _spread(count: int, wanted: int | None) -> Sequence[int]:
-    """Places of ``wanted`` of ``count`` rows, evenly spaced; all where there are not more."""
-    if wanted is None or wanted >= count:
-        return range(count)
-    return [number * count // wanted for number in range(wanted)]
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Bundle:
+    """A table under a line that tells what it is (none: ""), as Markdown and as plain text.
 
+    The first ``left`` columns are words, the others figures.
 
-def _read(value: Any) -> tuple[list[str], Any, int]:
-    """Column names, a function that gives the rows at some places, and how many rows there are."""
-    narwhals = import_module("narwhals")
-    frame = narwhals.from_native(_with_index(value), allow_series=True)
-    if isinstance(frame, narwhals.LazyFrame):
-        frame = frame.collect()
-    if isinstance(frame, narwhals.Series):
-        frame = frame.rename(str(frame.name or "value")).to_frame()
-    return [str(name) for name in frame.columns], lambda places: frame[list(places)].iter_rows(), len(frame)
-
-
-def _with_index(value: Any) -> Any:
-    """A pandas frame whose index says something (it has a name, or is not only numbers) has it as columns."""
-    index = getattr(value, "index", None)
-    if index is None or callable(index) or not hasattr(index, "names"):
-        return value
-    if hasattr(value, "to_frame"):  # a series
-        value = value.to_frame(name="value" if value.name is None else str(value.name))
-    telling = [name for name in index.names if name is not None]
-    if index.nlevels == 1 and not telling and getattr(index.dtype, "kind", "O") in "iu":
-        value = value.reset_index(drop=True)
-    else:
-        value = value.reset_index(allow_duplicates=True)
-    value.columns = _distinct([_label(name) for name in value.columns])
-    return value
-
-
-def _label(name: Any) -> str:
-    return " ".join(str(part) for part in name if str(part)) if isinstance(name, tuple) else str(name)
-
-
-def _distinct(names: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    made = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return made
-
-
-def _csv(columns: list[str], rows: Iterable[Sequence[Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return file.getvalue().rstrip("\n")
-
-
-def _cell(value: Any) -> str:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return ""
-    if isinstance(value, numbers.Number) and value != value:
-        return ""
-    if isinstance(value, float):
-        return repr(float(value)).removesuffix(".0")
-    return str(value).replace("\r\n", "\n").replace("\r", "\n")
-
-
-# ------------------------------------------------------------------------------- rows of an answer
-
-
-def frame_of(rows: Sequence[Any], columns: Sequence[str] = ()) -> Any:
-    """Rows of an answer (dictionaries or pydantic models) as a pandas DataFrame.
-
-    ``columns`` are named even where there is no row.
+    >>> print(table("Bill", ["what", "USD"], [["asked", "0.10"]])["text/plain"])
+    Bill
+    what   USD
+    asked  0.10
     """
-    pandas = import_module("pandas")
-    plain = [row.model_dump() if hasattr(row, "model_dump") else dict(row) for row in rows]
-    return pandas.DataFrame(plain, columns=list(columns) if columns else None)
+    cells = [[line(cell)["text/plain"] for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(head))]
+    plain = [
+        "  ".join(
+            cell.ljust(width) if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    marked = ["| " + " | ".join(_literal(cell) for cell in row) + " |" for row in cells]
+    rule = "|" + "|".join(" :--- " if number < left else " ---: " for number in range(len(head))) + "|"
+    told = line(caption)
+    above = ([told["text/markdown"], ""], [told["text/plain"]]) if caption else ([], [])
+    return {
+        "text/markdown": "\n".join([*above[0], marked[0], rule, *marked[1:]]),
+        "text/plain": "\n".join([*above[1], *plain]),
+    }
 
 
-def table_bundle(rows: Sequence[Mapping[str, Any]], name: str | None = None) -> Mapping[str, str]:
-    """Rows as a Markdown table, and as plain text; of a long one the first, and how many there are.
+def rows_bundle(rows: Sequence[Mapping[str, Any]], name: str | None = None) -> Bundle:
+    """Rows of an answer as a table; of a long one the first, and how many there are.
 
     ``name`` is the variable that holds them all.
     """
     names = list(dict.fromkeys(key for row in rows for key in row))
     if not names:
         return {"text/plain": "no rows"}
-    head = [_shown(name) for name in names]
-    cells = [[_shown(row.get(name)) for name in names] for row in rows[:ROWS_SHOWN]]
-    lines = [head, ["---"] * len(head), *cells]
-    markdown = "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
-    widths = [max(len(line[place]) for line in (head, *cells)) for place in range(len(head))]
-    plain = "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in (head, *cells)
-    )
+    cells = [[_short(row.get(name)) for name in names] for row in rows[:ROWS_SHOWN]]
+    shown = table("", [_short(name) for name in names], cells, left=len(names))
     if len(rows) > ROWS_SHOWN:
-        more = f"{ROWS_SHOWN} of {len(rows):,} rows shown" + (f"; all are in {name}" if name else "")
-        markdown, plain = f"{markdown}\n\n{more}", f"{plain}\n{more}"
-    return {"text/markdown": markdown, "text/plain": plain}
+        more = line(f"{ROWS_SHOWN} of {len(rows):,} rows shown" + (f"; all are in {name}" if name else ""))
+        shown = {kind: f"{text}\n\n{more[kind]}" for kind, text in shown.items()}
+    return shown
 
 
-def _shown(value: Any) -> str:
-    text = " ".join(safe_plain(_cell(value)).split())
+def _short(value: Any) -> str:
+    text = cell_text(value)
     return text if len(text) <= CELL_CHARS_SHOWN else text[: CELL_CHARS_SHOWN - 1] + "…"
 
 
-def _escaped(text: str) -> str:
-    """A cell of a Markdown table: nothing in it is alive, and no bar ends it."""
-    return safe_markdown(text).replace("\n", " ").replace("|", "\\|")
+def usd(amount: float) -> str:
+    """An amount in dollars with the digits it takes to see it: at least cents.
+
+    >>> usd(0), usd(0.00001234), usd(1234.5)
+    ('$0.00', '$0.000012', '$1,234.50')
+    """
+    text = f"{amount:,.6f}".rstrip("0")
+    whole, _, cents = text.partition(".")
+    return f"${whole}.{cents:0<2}"
+
+
+def _literal(text: str) -> str:
+    """Markdown that shows ``text`` to the letter."""
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", safe_markdown(text))

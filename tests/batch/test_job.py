@@ -13,6 +13,7 @@ import time
 import pandas as pd
 import pytest
 
+from deepseek_nb import session
 from deepseek_nb.batch.apply import apply
 from deepseek_nb.batch.job import JobIncomplete, StillRunning, live_jobs
 from deepseek_nb.batch.submit import submit
@@ -102,6 +103,23 @@ def test_pause_stops_requests_and_resume_pays_nothing_twice(frame, slow):
     assert server.log.answered_twice() == {}
     assert job.progress.paused_s > 0.5
     assert job.progress.worked_s == pytest.approx(job.progress.elapsed_s - job.progress.paused_s)
+
+
+def test_rows_that_wait_for_their_next_try_are_not_sent_while_paused(frame, slow):
+    """A busy server: what it refuses after the pause, and what waited before it, stays here."""
+    server, client = slow
+    server.faults = FaultScript.of(*[None] * 4, *["busy_503"] * 500)
+    job = submit(frame, ASK, client=client, job="busy")
+    assert eventually(lambda: job.progress.refusals >= 3)
+    job.pause()
+    assert eventually(lambda: job.progress.on_the_wire == 0)
+    sent = len(server.log) + server.in_flight
+    time.sleep(2.5)  # many a next try would be due
+    assert len(server.log) + server.in_flight == sent, "something was sent while paused"
+    server.faults = None
+    job.resume()
+    assert (job.result(30)["status"] == "done").all()
+    assert server.log.answered_twice() == {}
 
 
 def test_a_storm_of_pauses_loses_no_row(frame, slow):
@@ -341,6 +359,20 @@ def test_a_job_shows_itself_as_text_and_markdown(frame, client, sandbox):
         assert "Content" not in text
         assert "<" not in text
     assert repr(job) == "<Job 'shown': done, 30 of 30 rows (100%)>"
+
+
+def test_a_job_goes_on_with_its_client_when_the_default_one_is_made_anew(frame, tmp_path, monkeypatch):
+    """New settings in another cell stop no job; the old client closes after it."""
+    monkeypatch.setattr(session, "_client", None)
+    with Sandbox(first_token_s=0.1, count="estimate") as server:
+        told = {"base_url": server.base_url, "api_key": server.api_key, "data_dir": tmp_path}
+        old = session.configure(**told, concurrency_max=4)
+        job = submit(frame, ASK)
+        assert eventually(lambda: job.progress.done >= 4)
+        session.configure(**told, patience_s=60).close()
+        assert (job.result(30)["status"] == "done").all()
+        assert len(server.log) == 30
+        assert eventually(lambda: old.aio._road is None), "the old client was left open"
 
 
 SCRIPT = """

@@ -57,6 +57,8 @@ class Cell:
     messages: list[dict[str, Any]] = field(default_factory=list)
     reply: dict[str, Any] = field(default_factory=dict)
     interrupt_to_idle_s: float = 0.0
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What it wanted typed in: the prompt, and whether it is a password."""
 
     @property
     def status(self) -> str:
@@ -85,6 +87,17 @@ class Cell:
         return dict(message["content"])
 
     @property
+    def streamed(self) -> str:
+        """What was written to standard output and standard error."""
+        return "".join(m["content"]["text"] for m in self.messages if m["msg_type"] == "stream")
+
+    @property
+    def next_cell(self) -> str | None:
+        """What was put into the next cell."""
+        texts = [p["text"] for p in self.reply["content"]["payload"] if p["source"] == "set_next_input"]
+        return texts[-1] if texts else None
+
+    @property
     def display_bytes(self) -> int:
         """What the displays weighed on the wire, envelopes included."""
         parts = ("header", "parent_header", "metadata", "content")
@@ -102,10 +115,22 @@ class Kernel:
         self.manager = manager
         self.client = client
 
-    def run(self, code: str, *, interrupt_when: Callable[[Cell], bool] | None = None) -> Cell:
-        """Run a cell to its end; interrupt it once, as soon as ``interrupt_when`` holds."""
+    def run(
+        self,
+        code: str,
+        *,
+        interrupt_when: Callable[[Cell], bool] | None = None,
+        typed: str | None = None,
+    ) -> Cell:
+        """Run a cell to its end; interrupt it once, as soon as ``interrupt_when`` holds.
+
+        ``typed`` is what the user types in when the cell asks for it; None: nobody can be asked.
+        """
         cell = Cell()
-        message_id = self.client.execute(code)
+        message_id = self.client.execute(code, allow_stdin=typed is not None)
+        if typed is not None:
+            cell.asked = self.client.get_stdin_msg(timeout=CELL_S)["content"]
+            self.client.input(typed)
         interrupted_s = 0.0
         while True:
             message = self.client.get_iopub_msg(timeout=CELL_S)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from deepseek_nb.core.errors import TemplateError
 from deepseek_nb.core.template import Template
-from deepseek_nb.notebook.tables import ROWS_SHOWN, PromptTables, frame_of, is_table, table_bundle
+from deepseek_nb.notebook.prompt_tables import PromptTables, is_table
+from deepseek_nb.notebook.shapes import _frame
+from deepseek_nb.notebook.tables import ROWS_SHOWN, rows_bundle
 
 
 def written(value, *, sample: int | None = None, most_chars: int = 10_000) -> tuple[str, list[str]]:
@@ -112,24 +114,24 @@ def test_any_cells_can_be_read_back(rows):
 
 
 def test_rows_become_a_frame_with_the_named_columns():
-    assert list(frame_of([], ("a", "b")).columns) == ["a", "b"]
-    assert frame_of([{"a": 1}, {"b": 2}]).shape == (2, 2)
+    assert list(_frame([], ("a", "b")).columns) == ["a", "b"]
+    assert _frame([{"a": 1}, {"b": 2}]).shape == (2, 2)
 
 
 def test_rows_are_shown_as_markdown_and_as_aligned_text():
-    bundle = table_bundle([{"name": "a|b", "n": 1.0}, {"name": "long one", "n": None}])
-    assert bundle["text/markdown"] == "| name | n |\n| --- | --- |\n| a\\|b | 1 |\n| long one |  |"
+    bundle = rows_bundle([{"name": "a|b", "n": 1.0}, {"name": "long one", "n": None}])
+    assert bundle["text/markdown"] == "| name | n |\n| :--- | :--- |\n| a\\|b | 1 |\n| long one |  |"
     assert bundle["text/plain"] == "name      n\na|b       1\nlong one"
 
 
 def test_of_many_rows_the_first_are_shown_and_all_are_counted():
-    bundle = table_bundle([{"n": n} for n in range(1000)], "risks")
+    bundle = rows_bundle([{"n": n} for n in range(1000)], "risks")
     assert bundle["text/plain"].splitlines()[-1] == f"{ROWS_SHOWN} of 1,000 rows shown; all are in risks"
     assert bundle["text/markdown"].count("\n| ") == ROWS_SHOWN + 1
 
 
 def test_cells_of_an_answer_are_harmless():
-    bundle = table_bundle([{"<b>\x01": "<script>x</script> ![p](https://e/p.png)\n| x"}])
+    bundle = rows_bundle([{"<b>\x01": "<script>x</script> ![p](https://e/p.png)\n| x"}])
     assert bundle["text/plain"].startswith("<b>\n")
     assert "<script" not in bundle["text/markdown"]
     assert "![" not in bundle["text/markdown"]

@@ -71,6 +71,17 @@ def frames(frame: pd.DataFrame) -> None:
     assert_type(ds.apply(frame, "{{text}}", into="told", missing="empty"), pd.DataFrame)
 
 
+async def jobs(frame: pd.DataFrame) -> None:
+    job = ds.submit(frame, "Rate the risk of {{purpose}}", schema=Risk, job="risk", budget_usd=2)
+    assert_type(job, ds.Job)
+    assert_type(job.result(timeout_s=5), pd.DataFrame)
+    assert_type(await job, pd.DataFrame)
+    assert_type(job.errors, pd.DataFrame)
+    assert_type(job.progress.eta_s, float | None)
+    assert_type(job.cost_usd, float)
+    assert_type(job.done, bool)
+
+
 def parts() -> None:
     assert_type(ds.__version__, str)
     template = ds.Template("Rate {{purpose}}")
