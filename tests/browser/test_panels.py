@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .lab import until
 
 LOAD = "import deepseek_nb as ds"
@@ -34,3 +36,47 @@ def test_a_chat_is_typed_into(open_notebook, sandbox):
     for said in ("Why is the sky blue?", "450 nm", "You said: And at night?"):
         assert said in again.output(1).last.inner_text()
     again.screenshot("without_kernel")
+
+
+FRAME = """\
+import pandas as pd
+ds.configure(concurrency_max=8)
+df = pd.DataFrame({"text": [f"long {40 + n % 7}, for row {n}" for n in range(400)]})"""
+
+
+@pytest.mark.parametrize("way", ["returned", "awaited"])
+def test_a_job_is_paused_resumed_and_cancelled(way, open_notebook, sandbox):
+    """The buttons work after the cell has returned, and while it awaits; nothing is sent in between."""
+    start = f"job = df.deepseek.submit('{{{{text}}}}', job='{way}')\n"
+    ends = {"returned": "job", "awaited": "display(job)\nscored = await job"}
+    notebook = open_notebook(f"job_{way}", LOAD, FRAME, start + ends[way], "print(job.status)")
+    for number in range(3):
+        notebook.run(number)
+    panel = notebook.output(2).first
+    button = panel.get_by_role("button", name="Pause")
+    button.wait_for()
+    assert notebook.idle == (way == "returned")
+    until(lambda: len(sandbox.log) >= 12)
+    notebook.screenshot("running")
+    button.click()
+    resume = panel.get_by_role("button", name="Resume")
+    resume.wait_for()
+    until(lambda: sandbox.in_flight == 0)
+    answered = len(sandbox.log)
+    until(lambda: "paused" in panel.inner_text())
+    notebook.page.wait_for_timeout(1000)
+    assert len(sandbox.log) == answered, "nothing is sent while it is paused"
+    notebook.screenshot("paused")
+    resume.click()
+    until(lambda: len(sandbox.log) > answered)
+    panel.get_by_role("button", name="Cancel").click()
+    until(lambda: "cancelled" in panel.inner_text())
+    notebook.wait_idle()
+    until(lambda: panel.locator("button").count() == 0)
+    assert len(sandbox.log) < 400
+    notebook.screenshot("cancelled")
+    notebook.run(3)
+    until(lambda: notebook.texts(3) == ["cancelled"])
+    file = notebook.save()
+    assert "cancelled" in str(file.cells[2].outputs)
+    assert "widget-view" not in str(file.cells[2].outputs)
