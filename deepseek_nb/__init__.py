@@ -32,6 +32,7 @@ _ROOMS = {
     "chat": "notebook.chat_panel",
     "configure": "session",
     "conversation": "session",
+    "dashboard": "notebook.dashboard",
     "default_client": "session",
     "errors": "core.errors",
     "memory": "adapters.joblib_backend",

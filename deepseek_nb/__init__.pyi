@@ -14,6 +14,7 @@ from deepseek_nb.core.errors import DeepSeekError as DeepSeekError
 from deepseek_nb.core.secret import Secret as Secret
 from deepseek_nb.core.template import Template as Template
 from deepseek_nb.notebook.chat_panel import chat as chat
+from deepseek_nb.notebook.dashboard import dashboard as dashboard
 from deepseek_nb.sandbox import Sandbox as Sandbox
 from deepseek_nb.session import aask as aask
 from deepseek_nb.session import ask as ask

@@ -16,6 +16,7 @@ from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
+from deepseek_nb.client.gate import GateState
 from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.structured import Schema
@@ -266,6 +267,10 @@ class AsyncClient:
     def road(self) -> Road:
         """What carries the requests: its gate and its listeners are there to be looked at."""
         return self._open()
+
+    def standing(self) -> dict[str, GateState]:
+        """How the lines to its own server stand, by model; empty while it is not open. In its loop only."""
+        return self._upstreams.standing()
 
     def _open(self) -> Road:
         loop = asyncio.get_running_loop()

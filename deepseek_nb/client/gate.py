@@ -49,6 +49,8 @@ class GateState:
     """How many share the limit, this one included."""
     recalls: int
     """Rows of this kernel taken back for interactive calls so far."""
+    interactive: int
+    """Interactive requests of this kernel in flight."""
 
 
 class Gate:
@@ -221,7 +223,7 @@ class Gate:
     def state(self) -> GateState:
         """How things stand now."""
         a = self.admission
-        return GateState(a.limit, a.held, a.waiting, a.open_since_s, a.kernels, a.recalls)
+        return GateState(a.limit, a.held, a.waiting, a.open_since_s, a.kernels, a.recalls, a.passing)
 
     # ------------------------------------------------------------------------------------- inside
 

@@ -12,7 +12,7 @@ from deepseek_nb.adapters.auth import ApiKey, JWTBearer
 from deepseek_nb.adapters.limits import SharedLimits, account_name
 from deepseek_nb.adapters.settings import Settings
 from deepseek_nb.adapters.transport import Transport
-from deepseek_nb.client.gate import Gate, NotShared
+from deepseek_nb.client.gate import Gate, GateState, NotShared
 from deepseek_nb.client.routes import Route, read_routes
 from deepseek_nb.core.admission import Admission, Tuning
 from deepseek_nb.core.call import Leg
@@ -64,6 +64,10 @@ class Upstream:
         if gate is None:
             gate = self._gates[model] = self._new_gate(model)
         return gate
+
+    def standing(self) -> dict[str, GateState]:
+        """How the line for each model stands, of those that were asked."""
+        return {model: gate.state() for model, gate in self._gates.items()}
 
     async def aclose(self) -> None:
         """Close the connections, and leave the lines."""
@@ -126,6 +130,11 @@ class Upstreams:
             upstream = self.get("") if own_server else _connected(route, settings)
             self._open[name] = upstream
         return upstream
+
+    def standing(self) -> dict[str, GateState]:
+        """How the lines of the client's own server stand, by model; empty while it is not open."""
+        own = self._open.get("")
+        return {} if own is None else own.standing()
 
     async def aclose(self) -> None:
         """Close all of them. They are opened again when they are used again."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepseek_nb.notebook.complete import register_completion, unregister_completion
+from IPython.core.completer import context_matcher
+
 from deepseek_nb.notebook.defaults import set_from_file
 from deepseek_nb.notebook.key_guard import KeyGuard
 from deepseek_nb.notebook.last_error import remember_error
 from deepseek_nb.notebook.magics import DeepSeekMagics
 from deepseek_nb.notebook.question_marks import let_questions_ask
+from deepseek_nb.notebook.rooms import room
 
 __all__ = ["DeepSeekMagics", "load_ipython_extension", "unload_ipython_extension"]
 
 MAGIC_NAME = "deepseek"
+TAB = "deepseek_nb.complete"
+"""The name that IPython knows our completion by."""
 
 _guard = KeyGuard()
 EVENTS = (
@@ -33,7 +37,10 @@ def load_ipython_extension(shell: Any) -> None:
     shell.input_transformers_cleanup.append(let_questions_ask)
     for event, listener in EVENTS:
         shell.events.register(event, listener)
-    register_completion(shell)
+    mark: Any = context_matcher(identifier=TAB)  # IPython gives its decorators no types
+    shell.Completer.custom_matchers.append(
+        mark(lambda context: room("notebook.complete").complete(shell, context))
+    )
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -47,5 +54,6 @@ def unload_ipython_extension(shell: Any) -> None:
     for event, listener in EVENTS:
         if listener in shell.events.callbacks[event]:
             shell.events.unregister(event, listener)
-    unregister_completion(shell)
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != TAB]
     shell.configurables[:] = [one for one in shell.configurables if not isinstance(one, DeepSeekMagics)]

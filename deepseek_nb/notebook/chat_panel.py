@@ -15,7 +15,6 @@ from typing import Any
 
 import ipywidgets
 
-from deepseek_nb import session
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.chat import Answer
@@ -33,6 +32,7 @@ from deepseek_nb.notebook.transcript import (
     question_html,
     twin_of,
 )
+from deepseek_nb.session import conversation, default_client
 
 __all__ = ["ChatPanel", "chat"]
 
@@ -80,9 +80,9 @@ class ChatPanel:
         options: Mapping[str, Any],
     ) -> None:
         self._options = {"priority": PRIORITY, **options}
-        client = session.default_client()
+        client = default_client()
         client.aio.prepare("x", model=model, thinking=thinking, **self._options)  # wrong options: here
-        self.conversation = session.conversation(name, system=system, last_turns=last_turns)
+        self.conversation = conversation(name, system=system, last_turns=last_turns)
         """What the panel talks in."""
         self._lock = threading.RLock()
         self._exchanges: list[Exchange] = []
@@ -286,7 +286,7 @@ class ChatPanel:
         screen = Screen(drafts.publish, now=time.monotonic)
         drafts.screen = screen
         try:
-            client = session.default_client()
+            client = default_client()
             answer = carry(client, self._begin, self._prompt(exchange), self._call_options(), screen)
         except CancelledError:
             self._end(exchange, shown, screen, "Interrupted. What was written of it may be charged.")

@@ -10,81 +10,85 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepseek_nb.core.errors import ConfigError
-from deepseek_nb.notebook.account import show_balance, show_models
-from deepseek_nb.notebook.bill import show_bill
-from deepseek_nb.notebook.files import cache, jobs
-from deepseek_nb.notebook.key import key
-from deepseek_nb.notebook.last_error import explain, fix
+from deepseek_nb.notebook.options import Line
+from deepseek_nb.notebook.rooms import room
 
-__all__ = ["COMMANDS", "COMMANDS_HELP", "Command", "find_command"]
-
-Run = Callable[[Any, str], Any]
-"""Takes the magics and what stands behind the command."""
+__all__ = ["COMMANDS", "Command", "find_command"]
 
 NEAR = 0.8
+SWITCHES = ("cache", "thinking")
 _HINT = r"--\s+(?P<rest>\S.*)|(?:(?:this|that|the|my)\s+)?(?:last\s+)?error[.!?]*|it|this|that"
+_NAME = r"""(?P<rest>"[^"]+"|'[^']+'|\S+)"""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command: what may stand behind it (a pattern; nothing always may), and what it is for."""
+class Command(NamedTuple):
+    """One command: where its function is, and what may stand behind it (a pattern; nothing always may)."""
 
-    run: Run
-    takes: str
-    says: str
+    place: str
+    """The file in this room, imported when the command is used."""
+    function: str
+    """It takes the magics and what stands behind the command; one that asks, also the options for it."""
+    takes: str = ""
     words: tuple[str, ...] = ()
     """What TAB offers behind it."""
+    asks: bool = False
+
+    def run(self, magics: Any, rest: str, options: Mapping[str, Any]) -> Any:
+        """Do it."""
+        function = getattr(room(f"notebook.{self.place}"), self.function)
+        return function(magics, rest, options) if self.asks else function(magics, rest)
 
 
 COMMANDS: Mapping[str, Command] = {
-    "balance": Command(show_balance, "", "the account's balance"),
-    "cache": Command(
-        cache,
-        r"(?P<rest>clear(?:\s+--yes)?)",
-        "what the answer store holds; clear empties it",
-        ("clear",),
-    ),
-    "cost": Command(show_bill, "", "what this notebook's questions have cost so far"),
-    "explain": Command(explain, _HINT, "explain the last error (-- and a hint may follow)"),
-    "fix": Command(fix, _HINT, "put a corrected cell below, to be looked at and run"),
-    "jobs": Command(
-        jobs, r"""(?P<rest>"[^"]+"|'[^']+'|\S+)""", "the jobs and how far they are; NAME: one of them"
-    ),
-    "key": Command(key, r"(?P<rest>forget)", "type in the API key, unseen; forget removes it", ("forget",)),
-    "models": Command(show_models, "", "the models the server offers"),
+    "balance": Command("account", "show_balance"),
+    "cache": Command("files", "cache", r"(?P<rest>clear(?:\s+--yes)?)", ("clear",)),
+    "cost": Command("bill", "show_bill"),
+    "explain": Command("explain", "explain", _HINT, asks=True),
+    "fix": Command("explain", "fix", _HINT, asks=True),
+    "jobs": Command("files", "jobs", _NAME),
+    "key": Command("key", "key", r"(?P<rest>forget)", ("forget",)),
+    "models": Command("account", "show_models"),
 }
 
-COMMANDS_HELP = "commands (on the line magic, alone):\n" + "\n".join(
-    f"  %deepseek {name:<10} {command.says}" for name, command in COMMANDS.items()
-)
-"""For the help of the magic."""
+Run = Callable[[Any, Mapping[str, Any]], Any]
+"""Takes the magics, and the options of a call for a command that asks."""
 
 
-def find_command(question: str) -> Callable[[Any], Any] | None:
-    """What runs the command that ``question`` is, given the magics; None: it is a question.
+def find_command(read: Line) -> Run | None:
+    """What runs the command that a line is; None: it is a question.
 
-    Raises ConfigError for a single word that nearly is a command.
+    Raises ConfigError for a single word that nearly is a command, and for options that a command does
+    not take.
     """
-    text = question.strip()
-    word, _, rest = text.partition(" ")
+    word, _, rest = read.question.partition(" ")
     rest = rest.strip()
-    alone = word.rstrip("?!.").lower()
-    command = COMMANDS.get(word if rest else alone)
+    name = word if rest else word.rstrip("?!.").lower()
+    command = COMMANDS.get(name)
     if command is None:
         if not rest:
-            _refuse_near(word, alone)
+            _refuse_near(word, name)
         return None
-    if not rest:
-        return lambda magics: command.run(magics, "")
-    found = re.fullmatch(command.takes, rest, re.IGNORECASE | re.DOTALL)
-    if found is None:
+    found = re.fullmatch(command.takes, rest, re.IGNORECASE | re.DOTALL) if rest else None
+    if rest and found is None:
         return None
-    given = found.groupdict().get("rest") or ""
-    return lambda magics: command.run(magics, given)
+    if read.into or (not command.asks and _options_given(read)):
+        raise ConfigError(
+            f"%deepseek {name} is a command, and takes no such options. Nothing was sent.",
+            hint="If it is a question, it goes into a cell: %%deepseek",
+        )
+    given = (found.groupdict().get("rest") if found else "") or ""
+    return lambda magics, options: command.run(magics, given, options)
+
+
+def _options_given(read: Line) -> bool:
+    """Whether the line has any option: those for which False says something are None otherwise."""
+    return any(
+        value is not None and (value is not False or name in SWITCHES)
+        for name, value in vars(read.options).items()
+    )
 
 
 def _refuse_near(word: str, alone: str) -> None:

@@ -11,16 +11,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult
 
 from deepseek_nb.data import read_json
 from deepseek_nb.notebook.commands import COMMANDS
 from deepseek_nb.notebook.names import UserNames
 from deepseek_nb.notebook.rooms import room_in_use
 
-__all__ = ["register_completion", "unregister_completion"]
+__all__ = ["complete"]
 
-IDENTIFIER = "deepseek_nb.complete"
 _LINE = re.compile(r"\s*(?:[^\W\d][\w., ]*=\s*)?%deepseek[ \t](?P<rest>.*)")
 _CELL = re.compile(r"\s*%%deepseek[ \t](?P<rest>.*)")
 _OPTION = re.compile(r"\s*(--?[A-Za-z][\w-]*)")
@@ -34,23 +33,8 @@ Found = tuple[str, Iterable[str], str]
 """What is begun, what it can become, and the kind of thing that is."""
 
 
-def register_completion(shell: Any) -> None:
-    """Have TAB know the magics of that shell."""
-
-    def matcher(context: CompletionContext) -> SimpleMatcherResult:
-        return _complete(shell, context)
-
-    marked: Any = context_matcher(identifier=IDENTIFIER)  # IPython gives its decorators no types
-    shell.Completer.custom_matchers.append(marked(matcher))
-
-
-def unregister_completion(shell: Any) -> None:
-    """Have TAB forget them."""
-    matchers = shell.Completer.custom_matchers
-    matchers[:] = [one for one in matchers if getattr(one, "matcher_identifier", None) != IDENTIFIER]
-
-
-def _complete(shell: Any, context: CompletionContext) -> SimpleMatcherResult:
+def complete(shell: Any, context: CompletionContext) -> SimpleMatcherResult:
+    """What can stand at the cursor."""
     found, only = _find(shell, context)
     if found is None:
         return SimpleMatcherResult(completions=[])

@@ -1,13 +1,16 @@
-"""Warns when the source of a cell that runs has a key in it, and masks the key in what that cell prints.
+"""Warns when the source of a cell that runs has a key in it, and masks the key in what that cell puts out.
 
-The source is saved with the notebook, so the key is to go; what was printed would stay behind, and
-``%env DEEPSEEK_API_KEY=...`` prints what it sets.
+The source is saved with the notebook, so the key is to go; outputs would stay behind. ``%env
+DEEPSEEK_API_KEY=...`` prints what it sets, and a traceback quotes the lines around an error.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
+
+from IPython import get_ipython
 
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.notebook.scrub import keys_in, keys_in_use
@@ -23,8 +26,8 @@ class KeyGuard:
     """Listens to a shell: :meth:`before` is for ``pre_run_cell``, :meth:`after` for ``post_run_cell``."""
 
     def __init__(self) -> None:
-        self._runs: list[list[tuple[str, Any, _Masking]]] = []
-        """For each cell that runs (``%%capture`` runs one inside another), the streams to put back."""
+        self._runs: list[list[tuple[Any, str, Any, Any]]] = []
+        """For each cell that runs (``%%capture`` runs one inside another), what to put back."""
 
     def before(self, info: Any) -> None:
         """Look at the source; three lines on standard error if there is a key in it."""
@@ -41,16 +44,30 @@ class KeyGuard:
         )
         sys.stderr.flush()
         for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            masking = _Masking(stream, keys)
-            setattr(sys, name, masking)
-            self._runs[-1].append((name, stream, masking))
+            self._replace(sys, name, _Masking(getattr(sys, name), keys))
+        shell = get_ipython()
+        for formatter in () if shell is None else (shell.InteractiveTB, shell.SyntaxTB):
+            masking = _masking(formatter.structured_traceback, keys)
+            self._replace(formatter, "structured_traceback", masking)
 
     def after(self, _result: Any) -> None:
-        """The cell has run: the streams are as they were, unless the cell has changed them itself."""
-        for name, stream, masking in self._runs.pop() if self._runs else ():
-            if getattr(sys, name) is masking:
-                setattr(sys, name, stream)
+        """The cell has run: all is as it was, but for what the cell has changed itself."""
+        for owner, name, before, ours in self._runs.pop() if self._runs else ():
+            if getattr(owner, name) is ours:
+                setattr(owner, name, before)
+
+    def _replace(self, owner: Any, name: str, ours: Any) -> None:
+        self._runs[-1].append((owner, name, getattr(owner, name), ours))
+        setattr(owner, name, ours)
+
+
+def _masking(format_lines: Callable[..., list[str]], keys: list[Secret]) -> Callable[..., list[str]]:
+    """The same, with these keys masked in the lines."""
+
+    def masked(*arguments: Any, **more: Any) -> list[str]:
+        return [_masked(line, keys) for line in format_lines(*arguments, **more)]
+
+    return masked
 
 
 class _Masking:
@@ -61,9 +78,7 @@ class _Masking:
         self._keys = keys
 
     def write(self, text: str) -> Any:
-        for key in self._keys:
-            text = key.scrub(text)
-        return self._stream.write(text)
+        return self._stream.write(_masked(text, self._keys))
 
     def writelines(self, lines: Any) -> None:
         for text in lines:
@@ -71,6 +86,12 @@ class _Masking:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _masked(text: str, keys: list[Secret]) -> str:
+    for key in keys:
+        text = key.scrub(text)
+    return text
 
 
 def _keys_of(source: str) -> list[Secret]:

@@ -102,16 +102,18 @@ class DeepSeekMagics(CheckedMagics):
         object, and only if it comes: whatever fails raises, and the cell fails. ``x = %deepseek ...``
         works too. The last answer with its facts (tokens, cost, model) is ``_deepseek``.
 
-        ``%deepseek key | balance | models | cache | cost | jobs | fix | explain``: the account, what is
-        kept, this notebook's bill, and what is to be said of the last error.
+        Alone on a line, these are commands: ``key`` (type in the API key, unseen; ``key forget``),
+        ``balance``, ``models``, ``cost`` (this notebook's bill), ``cache`` (``cache clear``), ``jobs``
+        (``jobs NAME``), ``explain`` and ``fix`` (the last error; ``fix -- a hint``). Your defaults:
+        ``%config DeepSeekMagics`` and ``[tool.deepseek_nb.magics]`` in pyproject.toml.
         """
         magic: Any = self.deepseek
         try:
             read = read_line(magic.parser, line)
             if read.options.help:
                 return show(note(magic.__doc__))
-            if cell is None and (command := find_command(read.question)):
-                return command(self)
+            if cell is None and (command := find_command(read)):
+                return command(self, self._call_options(read))
             return self._ask(read, cell, local_ns)
         except Interrupted:
             raise

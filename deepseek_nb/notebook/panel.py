@@ -210,14 +210,16 @@ def reachable(*controls: ipywidgets.Widget) -> None:
 
 def live_region() -> ipywidgets.HTML:
     """The one place of a panel that a screen reader reads out when it changes: see :func:`announce`."""
-    region = ipywidgets.HTML()
-    announce(region, "")
-    return region
+    return ipywidgets.HTML(_status(""))
 
 
 def announce(region: ipywidgets.HTML, text: str) -> None:
     """Say ``text`` there: on completion and in trouble, never for each piece. From any thread."""
-    assign(region, value=f'<div role="status" aria-live="polite">{html.escape(text)}</div>')
+    assign(region, value=_status(text))
+
+
+def _status(text: str) -> str:
+    return f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
 
 
 def _close(widget: ipywidgets.Widget) -> None:

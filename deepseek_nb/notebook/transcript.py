@@ -68,7 +68,7 @@ def error_text(error: BaseException) -> str:
 
 def question_html(exchange: Exchange) -> str:
     """What the user wrote."""
-    return _lines("<strong>You</strong>", html_of_plain(exchange.question))
+    return _lines("<strong>You</strong>", html_of_plain(exchange.question), style="margin-top: 8px")
 
 
 def answer_html(exchange: Exchange, rendered: str | None = None) -> str:
@@ -86,9 +86,9 @@ def answer_html(exchange: Exchange, rendered: str | None = None) -> str:
     return _lines(*parts)
 
 
-def _lines(*parts: str) -> str:
+def _lines(*parts: str, style: str = "margin: 0") -> str:
     """In the line height of text, not in that of controls."""
-    return '<div style="line-height: 1.5">{}</div>'.format("\n".join(parts))
+    return f'<div style="line-height: 1.5; {style}">{"".join(parts)}</div>'
 
 
 def twin_of(exchanges: Sequence[Exchange], heading: str) -> Twin:

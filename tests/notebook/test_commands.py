@@ -17,10 +17,17 @@ from test_notebooks import execute
 
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.notebook.commands import COMMANDS, find_command
+from deepseek_nb.notebook.magics import DeepSeekMagics
+from deepseek_nb.notebook.options import Line, read_line
 from deepseek_nb.sandbox import Completion, FaultScript, Sandbox
 
 OTHER_KEY = "sk-typed-0f1e2d3c4b5a6978"
 PLAINTEXT = {"PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring"}
+
+
+def read(line: str) -> Line:
+    """The line as the magic reads it."""
+    return read_line(DeepSeekMagics.deepseek.parser, line)
 
 
 def rows_of(cell) -> dict[str, str]:
@@ -71,7 +78,7 @@ def server_that_says(body: bytes) -> Iterator[str]:
     ],
 )
 def test_these_lines_are_commands(line):
-    assert find_command(line) is not None
+    assert find_command(read(line)) is not None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_these_lines_are_commands(line):
     ],
 )
 def test_these_lines_are_questions(line):
-    assert find_command(line) is None
+    assert find_command(read(line)) is None
 
 
 @pytest.mark.parametrize(
@@ -104,8 +111,18 @@ def test_these_lines_are_questions(line):
 )
 def test_a_word_that_is_nearly_a_command_is_refused_before_it_costs(line, near):
     with pytest.raises(ConfigError, match=f"Did you mean %deepseek {near}\\?") as caught:
-        find_command(line)
+        find_command(read(line))
     assert len(caught.value._render_traceback_()) <= 5
+
+
+@pytest.mark.parametrize(
+    "line", ["--into x balance", "x << models", "--temperature 0 cost", "--no-cache jobs"]
+)
+def test_options_that_a_command_does_not_take_are_refused(line):
+    """Nothing would be bound, and nobody would notice; --model is for those that ask."""
+    with pytest.raises(ConfigError, match="takes no such options"):
+        find_command(read(line))
+    assert find_command(read("--model m --no-cache explain")) is not None
 
 
 def test_questions_that_begin_like_commands_are_asked(kernel, sandbox):
@@ -154,14 +171,14 @@ def test_what_a_server_says_of_itself_is_shown_harmless(sandbox, folder):
 
 def test_the_bill_says_what_was_asked_saved_and_spent(sandbox, folder):
     """By the server's own count; an answer from the store costs nothing and says what it saved."""
-    environment = kernel_environment(sandbox, folder, DEEPSEEK_NB_BUDGET_USD="0.5")
+    environment = kernel_environment(sandbox, folder, DEEPSEEK_NB_BUDGET_USD="50")
     with running_kernel(environment, folder) as kernel:
         kernel.run("%load_ext deepseek_nb")
         nothing = rows_of(kernel.run("%deepseek cost"))
-        assert (nothing["calls"], nothing["cost"], nothing["budget left"]) == ("0", "$0.00", "$0.50")
+        assert (nothing["calls"], nothing["cost"], nothing["budget left"]) == ("0", "$0.00", "$50.00")
         kernel.run("%deepseek say bill")
         kernel.run("%deepseek say bill")
-        kernel.run("import deepseek_nb\ndeepseek_nb.configure(budget_usd=0.25)")
+        kernel.run("import deepseek_nb\ndeepseek_nb.configure(budget_usd=25)")
         kernel.run("%deepseek --model deepseek-v4-pro say more")
         sandbox.faults = FaultScript.of("content_risk")
         kernel.run("%deepseek say refused")
@@ -178,7 +195,7 @@ def test_the_bill_says_what_was_asked_saved_and_spent(sandbox, folder):
     assert told["tokens out"] == f"{sum(record.completion_tokens for record in records):,}"
     assert float(told["cost"][1:]) == pytest.approx(spent_usd, abs=1e-6)
     assert float(told["saved by the store"][1:]) == pytest.approx(records[0].cost_usd, abs=1e-6)
-    assert float(told["budget left"][1:]) == pytest.approx(0.25 - records[1].cost_usd, abs=1e-6)
+    assert float(told["budget left"][1:]) == pytest.approx(25 - records[1].cost_usd, abs=1e-6)
     models = cell.texts("text/plain")[1]
     assert re.search(r"^deepseek-flash +1 +1 ", models, re.MULTILINE)
     assert re.search(r"^deepseek-v4-pro +1 +0 ", models, re.MULTILINE)
@@ -370,7 +387,8 @@ def test_explain_sends_the_cell_and_its_error_without_keys_and_folders(helper, a
     number = failed.reply["content"]["execution_count"]
     asked.clear()
     helper.run("%deepseek --modle x")
-    cell = helper.run("%deepseek explain -- I am new to this")
+    cell = helper.run("%deepseek --model deepseek-v4-pro explain -- I am new to this")
+    assert cell.facts["model"] == "deepseek-v4-pro"
     (prompt,) = asked
     assert cell.texts("text/plain")[0] == f"About cell [{number}], KeyError: 'b'"
     assert cell.texts()[-1] == "The key 'b' is missing."

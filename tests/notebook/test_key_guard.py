@@ -7,7 +7,7 @@ from kernels import CANARY_KEY, kernel_environment, running_kernel
 
 from deepseek_nb.notebook.scrub import keys_in
 
-KEY = "sk-7f3a9c1e5b2d4f6a8c0e1b3d5f7a9c2e"
+KEY = "sk-" + "7f3a9c1e5b2d4f6a8c0e1b3d5f7a9c2e"
 GATEWAY_KEY = "gateway/0f9e8d7c6b5a"
 
 
@@ -35,6 +35,10 @@ def spoken(cell) -> str:
         f"key = '{KEY}'\nprint('the key is', key)",
         f"import sys\nsys.stderr.writelines(['{KEY}', 'x'])",
         f"# {KEY}",
+        f"key = '{KEY}'\n1/0",
+        f"%xmode Verbose\ndef f(key):\n    return key / 2\nf('{KEY}')",
+        f"key = '{KEY}",
+        f"# {KEY}\nimport asyncio\nawait asyncio.sleep(0)\nprint('{KEY}')\nmissing",
         f"%deepseek --api-key {KEY} hello",
         f"%deepseek --api-key={KEY} hello",
         f"x = '{CANARY_KEY}'",
