@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from .lab import until
@@ -80,3 +82,36 @@ def test_a_job_is_paused_resumed_and_cancelled(way, open_notebook, sandbox):
     file = notebook.save()
     assert "cancelled" in str(file.cells[2].outputs)
     assert "widget-view" not in str(file.cells[2].outputs)
+
+
+def test_a_dashboard_shows_figures_and_alarms(open_notebook):
+    """The figures move by themselves, a threshold is set in the panel, and Close leaves the figures."""
+    notebook = open_notebook(
+        "dashboard",
+        LOAD,
+        "ds.configure()\nsaid = [ds.ask(f'say {n}', cache=False).text for n in range(6)]",
+        "ds.dashboard(p99_ms=1, cache_hit_rate=None, least_calls=5)",
+        "more = [ds.ask(f'say {n} more', cache=False).text for n in range(7)]",
+    )
+    for number in range(3):
+        notebook.run(number)
+    panel = notebook.output(2).first
+    panel.get_by_role("button", name="Close").wait_for()
+    assert panel.locator("td", has_text=re.compile("^6")).count() >= 1
+    assert panel.locator("svg").count() >= 1
+    until(lambda: "Alarm: P99 latency" in panel.inner_text())
+    notebook.screenshot("alarm")
+    notebook.run(3)
+    until(lambda: panel.locator("td", has_text=re.compile("^13")).count() >= 1)
+    panel.get_by_text("Alarm thresholds").click()
+    field = panel.get_by_label("P99 above, ms")
+    field.fill("60000")
+    field.press("Enter")
+    until(lambda: "Alarm: " not in panel.inner_text())
+    notebook.screenshot("calm")
+    panel.get_by_role("button", name="Close").click()
+    until(lambda: panel.locator("button").count() == 0)
+    outputs = notebook.save().cells[2].outputs
+    assert "13" in outputs[0].data["text/plain"]
+    assert "widget-view" not in str(outputs)
+    notebook.screenshot("closed")
