@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kernels import CANARY_KEY, kernel_environment
@@ -103,15 +104,18 @@ def browser():
 
 @pytest.fixture
 def open_notebook(lab, sandbox, browser) -> Iterator[Callable[..., Notebook]]:
-    """Open a notebook of these cells, or the one of that name; at the end it must have made no trouble."""
+    """Open a notebook of these cells, or a saved one without any kernel; at the end none made trouble."""
     opened: list[Notebook] = []
 
-    def open_it(name: str, *cells: str, kernel: bool = True) -> Notebook:
-        if cells:
-            lab.write(name, *cells, kernel=kernel)
-        page = browser.new_page(viewport={"width": 1100, "height": 700})
+    def open_it(name: str, *cells: str, saved: Any = None) -> Notebook:
+        if saved is None:
+            lab.write(name, *cells)
+        else:
+            saved.metadata.clear()  # JupyterLab finds no kernel for it, and asks
+            lab.keep(name, saved)
+        page = browser.new_page(viewport={"width": 1100, "height": 1100})
         page.set_default_timeout(20_000)
-        opened.append(Notebook.open(lab, name, page, kernel=kernel))
+        opened.append(Notebook.open(lab, name, page, kernel=saved is None))
         return opened[-1]
 
     yield open_it

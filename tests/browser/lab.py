@@ -37,11 +37,10 @@ class Lab:
     token: str
     screenshots: Path
 
-    def write(self, name: str, *cells: str, kernel: bool = True) -> Path:
-        """A new notebook of these cells; without a kernel's name JupyterLab asks for one."""
+    def write(self, name: str, *cells: str) -> Path:
+        """A new notebook of these cells."""
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        if kernel:
-            notebook.metadata["kernelspec"] = KERNEL
+        notebook.metadata["kernelspec"] = KERNEL
         return self.keep(name, notebook)
 
     def keep(self, name: str, notebook: nbformat.NotebookNode) -> Path:
@@ -121,7 +120,7 @@ class Notebook:
             page.get_by_text("(ipykernel) | Idle").wait_for()
             notebook.wait_idle()
         else:
-            page.get_by_role("button", name="No Kernel").click()
+            page.locator(".jp-Dialog .jp-mod-reject").click()
             page.locator(".jp-Dialog").wait_for(state="detached")
         return notebook
 
@@ -151,7 +150,7 @@ class Notebook:
         path = self.lab.root / f"{self.name}.ipynb"
         before_ns = path.stat().st_mtime_ns
         self.tool("docmanager:save").click()
-        until(lambda: path.stat().st_mtime_ns > before_ns)
+        until(lambda: path.stat().st_mtime_ns > before_ns and path.read_text().endswith("}\n"))
         return nbformat.read(path, as_version=4)
 
     def tool(self, command: str) -> Any:
@@ -198,9 +197,8 @@ class Notebook:
 
     def screenshot(self, moment: str) -> None:
         """The notebook as it looks now, to be looked at by a person."""
-        self.page.locator(".jp-NotebookPanel").screenshot(
-            path=self.lab.screenshots / f"{self.name}_{moment}.png"
-        )
+        panel = self.page.locator(".jp-NotebookPanel")
+        panel.screenshot(path=self.lab.screenshots / f"{self.name}_{moment}.png")
 
 
 def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:

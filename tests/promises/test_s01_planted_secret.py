@@ -81,6 +81,13 @@ REFUSED = (
     "there.models()",
     "frame.deepseek.apply('About {{{{text}}}}?', client=there, job={way!r})",
 )
+TYPED = (
+    f"%env DEEPSEEK_API_KEY={CELL_KEY}",
+    f"import os\nos.environ['DEEPSEEK_API_KEY'] = {CELL_KEY!r}\nprint(os.environ['DEEPSEEK_API_KEY'])",
+    f"ds.Client(api_key={CELL_KEY!r}, nonsense=1)",
+    f"ds.Client(api_key={CELL_KEY!r}).ask('x', nope=1)",
+)
+"""What people do with a key in a cell."""
 AT_LAST = (
     "with open('crash.log', 'w') as file:\n    faulthandler.dump_traceback(file, all_threads=True)",
     "get_ipython().history_manager.writeout_cache()",
@@ -166,7 +173,7 @@ def test_it_is_found_nowhere(place, tmp_path):
             for way in WAYS:
                 quoted = address(echo, way).rpartition("/")[2]
                 run(kernel, [cell.format(way=quoted, more=planted.argument) for cell in REFUSED], said)
-            run(kernel, list(AT_LAST), said)
+            run(kernel, list(TYPED if planted.argument else ()) + list(AT_LAST), said)
         assert len([record for record in sandbox.log if record.usable]) >= 3, "it was accepted"
     tokens = set(echo.seen)
     assert tokens, "it was sent to the server that sends it back"
@@ -186,6 +193,8 @@ def test_it_is_found_nowhere(place, tmp_path):
     assert "hello" in history_without_inputs(history), "outputs are in the history"
 
     if planted.argument:
+        warned = [text for text in said.values() if "this cell has an API key in it (****ZqWx)" in text]
+        assert len(warned) >= len(WAYS) + len(TYPED), "it is warned of, and masked"
         assert find(files.pop(str(history)), CELL_KEY), (
             "what was typed in is in the history, and nowhere else"
         )
