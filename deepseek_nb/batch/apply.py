@@ -8,12 +8,15 @@ from typing import Any, Literal
 import pandas as pd
 from tqdm.auto import tqdm
 
+from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.job import Job, JobIncomplete
+from deepseek_nb.batch.plan import Plan, call_of
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S
 from deepseek_nb.batch.spec import ROW_PRIORITY
-from deepseek_nb.batch.submit import JobCall, begin
+from deepseek_nb.batch.submit import begin
 from deepseek_nb.client.sync import Client
+from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 
 __all__ = ["JobIncomplete", "apply"]
 
@@ -21,8 +24,8 @@ LOOK_S = 0.1
 
 
 def apply(
-    frame: pd.DataFrame,
-    template: str,
+    frame: pd.DataFrame | Plan,
+    template: str | Plan | None = None,
     *,
     schema: Any = None,
     into: str | None = None,
@@ -40,6 +43,9 @@ def apply(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    layout: Layout = "auto",
+    answers: Literal["json", "numbers"] = "json",
+    cache_block: int = BLOCK_TOKENS,
     progress: bool = True,
     client: Client | None = None,
 ) -> pd.DataFrame:
@@ -80,7 +86,7 @@ def apply(
     """
     given = locals()  # all arguments, by name
     show = given.pop("progress")
-    running = begin(JobCall(**given), alone=False)
+    running = begin(call_of(given), alone=False)
     interrupted = _watch(running, show=show)
     if not interrupted or running.error is not None:
         return running.result()

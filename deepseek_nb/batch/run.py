@@ -16,6 +16,7 @@ from typing import Any
 
 from deepseek_nb.adapters.journal import Item, ItemRow, Journal
 from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.waves import Waves
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
@@ -71,6 +72,7 @@ class JobRun:
         *,
         patience_s: float,
         check: Callable[[Answer], Any] | None = None,
+        waves: Waves | None = None,
     ) -> None:
         self.client = client
         self.journal = journal
@@ -79,6 +81,7 @@ class JobRun:
         self.progress = progress
         self.patience_s = patience_s
         self.check = check
+        self.waves = waves or Waves()
         self.stopped_by: DeepSeekError | None = None
         self._todo: deque[str] = deque(keys)
         self._elsewhere: list[str] = []
@@ -183,7 +186,10 @@ class JobRun:
         if store is not None and probe.look_up:
             kept = await asyncio.to_thread(store.get_many, [item.key for item in items], probe.ttl_s)
         acks: list[tuple[Item, str, float | None]] = []
-        for item in items:
+        turn = {key: place for place, key in enumerate(keys)}
+        for item in sorted(
+            items, key=lambda item: turn[item.key]
+        ):  # leased in the order they were written down
             if (found := kept.get(item.key)) is not None and self._fits(found):
                 acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
             else:
@@ -313,7 +319,11 @@ class JobRun:
                 return
             if self._queue.qsize() < CHUNK_ROWS:
                 self._hungry.set()
-            await self._one(item)
+            await self.waves.turn(item.key)
+            try:
+                await self._one(item)
+            finally:
+                self.waves.back(item.key)
 
     async def _one(self, item: Item) -> DeepSeekError | None:
         """Take one row to its end, through pauses; gives the row's error, if any."""
@@ -356,6 +366,7 @@ class JobRun:
             return await self._row_error(item, error)
         finally:
             del self._on_the_wire[task]
+        self.waves.hear(item.key, item.body, answer)
         paid_usd = 0.0 if answer.cached else answer.cost_usd
         text = json.dumps({**answer.to_json(), "cached": answer.cached}, ensure_ascii=False)
         self._on_the_wire[task] = True

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Literal
 
 import pandas as pd
 
 from deepseek_nb.adapters.journal import JobRow, Journal
-from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
-from deepseek_nb.batch.frame import answer_columns, build_frame
+from deepseek_nb.adapters.settings import parse_patience_s
+from deepseek_nb.batch.call import OPTIONS, JobCall, arranged, fitting, work_of
+from deepseek_nb.batch.form import Layout
+from deepseek_nb.batch.frame import build_frame
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
+from deepseek_nb.batch.plan import Plan, call_of
 from deepseek_nb.batch.progress import Progress
-from deepseek_nb.batch.rows import Rows, read_rows
-from deepseek_nb.batch.run import JobRun, MakeErrand
-from deepseek_nb.batch.spec import ROW_PRIORITY, JobSpec
-from deepseek_nb.client.structured import Schema
+from deepseek_nb.batch.rows import Rows
+from deepseek_nb.batch.run import JobRun
+from deepseek_nb.batch.spec import ROW_PRIORITY
+from deepseek_nb.batch.waves import waves_of
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, ContextTooLong, JobRunning
+from deepseek_nb.core.errors import ConfigError, JobRunning
+from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 from deepseek_nb.session import default_client
 
 __all__ = ["JobCall", "begin", "submit"]
 
-_JOB_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 _one_at_a_time = threading.Lock()
 
 
 def submit(
-    frame: pd.DataFrame,
-    template: str,
+    frame: pd.DataFrame | Plan,
+    template: str | Plan | None = None,
     *,
     schema: Any = None,
     into: str | None = None,
@@ -52,6 +53,9 @@ def submit(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    layout: Layout = "auto",
+    answers: Literal["json", "numbers"] = "json",
+    cache_block: int = BLOCK_TOKENS,
     client: Client | None = None,
 ) -> Job:
     """Ask about every row of ``frame`` in the background; gives a handle at once.
@@ -71,32 +75,7 @@ def submit(
     """
     given = locals()  # all arguments, by name
     with _one_at_a_time:
-        return begin(JobCall(**given))
-
-
-@dataclass(frozen=True, slots=True)
-class JobCall:
-    """The arguments of a call of ``submit`` or ``apply``."""
-
-    frame: pd.DataFrame
-    template: str
-    schema: Any
-    into: str | None
-    job: str | None
-    system: str | None
-    model: str | None
-    thinking: bool
-    temperature: float | None
-    max_tokens: int | None
-    priority: int
-    ttl: str | float | None
-    cache: bool | None
-    budget_usd: float | None
-    patience: float | str | None
-    fallback: Any
-    missing: Literal["fail", "empty"]
-    retry_failed: bool
-    client: Client | None
+        return begin(call_of(given))
 
 
 def begin(call: JobCall, *, alone: bool = True) -> Job:
@@ -105,17 +84,11 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
     ``alone``: where the same call runs already, its handle comes back, and another one under its name
     raises; otherwise the two share the rows, as two processes do.
     """
-    shape = None if call.schema is None else Schema.of(call.schema)
-    answer_columns(shape, call.into)
-    rows = read_rows(call.frame, call.template, missing=call.missing)
     client = call.client or default_client()
+    work = work_of(call, client)
     client.settings.require_credentials()
-    spec = JobSpec(
-        call.template, shape, call.system, call.model, call.thinking, call.temperature, call.max_tokens
-    )
-    digest = spec.digest(client.aio)
-    name = _job_name(call.job, digest, rows.prompts)
-    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in _OPTIONS), call.frame.index)
+    name, digest, rows, shape = work.name, work.digest, work.rows, work.schema
+    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in OPTIONS), call.frame.index)
     if alone and (running := _running(client, name, asked)) is not None:
         return running
     with ExitStack() as undo:
@@ -123,28 +96,25 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
         before = journal.job(name)
         resumed = before is not None and before.digest == digest
         budget = _budget(client, call.budget_usd, journal, name, before if resumed else None)
-        make_errand = spec.errands(
-            client.aio,
-            user_id=f"job-{blake2b(name.encode(), digest_size=8).hexdigest()}",
-            priority=call.priority,
-            ttl_s=None if call.ttl is None else parse_duration_s(call.ttl),
-            cache=call.cache,
-            budget=budget,
-            fallback=call.fallback,
-        )
-        rows, keys = _fitting(rows, make_errand)
+        make_errand = work.asking(call, client, budget)
+        rows, keys = fitting(rows, make_errand)
         settings = client.settings
         patience_s = settings.patience_s if call.patience is None else parse_patience_s(call.patience)
         journal.open_job(
             name,
             digest,
-            spec.meta(client.aio),
+            work.spec.meta(client.aio),
             zip(keys, rows.prompts, [call.priority] * len(keys), strict=True),
         )
         if call.retry_failed:
             journal.retry_failed(name)
         progress, pending = _standing(journal, name, keys)
         progress.money = budget
+        place_of = {key: place for place, key in enumerate(keys)}
+        places = [place_of[key] for key in pending]
+        found = arranged(rows, places, make_errand, call.cache_block)
+        pending = [pending[place] for place in found.sent]
+        rows = replace(rows, values=())
         run = JobRun(
             client.aio,
             journal,
@@ -154,16 +124,12 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
             progress,
             patience_s=patience_s,
             check=shape.parse if shape else None,
+            waves=waves_of(pending, [len(wave) for wave in found.waves], make_errand),
         )
         frame_of = partial(build_frame, call.frame.index, rows, keys, schema=shape, into=call.into)
         job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, asked))
         undo.pop_all()
     return job
-
-
-_OPTIONS = tuple(
-    option.name for option in fields(JobCall) if option.name not in ("frame", "template", "schema", "client")
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,34 +169,6 @@ def _standing(journal: Journal, name: str, keys: list[str]) -> tuple[Progress, l
     failed = sum(states.get(key) == "f" for key in keys)
     progress = Progress(total=len(keys), done=done, failed=failed, already=done + failed)
     return progress, [key for key in keys if states.get(key) not in ("d", "f")]
-
-
-def _fitting(rows: Rows, make_errand: MakeErrand) -> tuple[Rows, list[str]]:
-    """The rows that fit the model's context, and their keys; raises where none does."""
-    keys: list[str] = []
-    unfit: dict[int, str] = {}
-    for place, prompt in enumerate(rows.prompts):
-        try:
-            keys.append(make_errand(prompt, None).key)
-        except ContextTooLong as error:
-            if len(unfit) + 1 == len(rows.prompts):
-                raise
-            unfit[place] = f"{type(error).__name__}: {error.message}"
-    return rows.without(unfit), keys
-
-
-def _job_name(job: str | None, digest: str, prompts: Any) -> str:
-    if job is None:
-        content = blake2b(digest.encode(), digest_size=6)
-        for prompt in prompts:
-            content.update(prompt.encode("utf-8", "surrogatepass") + b"\0")
-        return f"apply-{content.hexdigest()}"
-    if not isinstance(job, str) or not _JOB_NAME.fullmatch(job):
-        raise ConfigError(
-            f"{job!r} is not a job name.",
-            hint="Use letters, digits, spaces and . : / - _, at most 100 of them.",
-        )
-    return job
 
 
 def _budget(
