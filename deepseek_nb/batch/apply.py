@@ -66,6 +66,13 @@ def apply(
     asks failed rows once more. A row with an empty value in a named column fails by itself
     (``missing="empty"``: it is asked with nothing in its place).
 
+    ``layout`` says how a row is sent: "keyed" (the template once, in the system message; the row as JSON with
+    its fields' names), "compact" (its values only, the names once), "inline" (the template filled for each
+    row). "auto" is "keyed", but "inline" for a template without words of its own (``{{prompt}}``) or with
+    paths (``{{user.name}}``). ``answers="numbers"`` has the options of a schema named by number. The static
+    beginning is filled up to ``cache_block`` tokens (0: it is not). What that saves: docs/cost.md, and
+    :func:`deepseek_nb.plan`, whose plan may stand here for frame and template.
+
     ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model
     names, or a :class:`~deepseek_nb.client.routes.Route` to another or a local server; the ``route``
