@@ -207,7 +207,8 @@ class AuthError(Yours):
 
     disposition = Disposition.PAUSE
     default_hint = (
-        "Set DEEPSEEK_API_KEY to a valid key (platform.deepseek.com, API keys), then run the same call again."
+        "In a notebook run %deepseek key, or set DEEPSEEK_API_KEY to a valid key (platform.deepseek.com, API "
+        "keys); then run the same call again."
     )
 
 
