@@ -55,6 +55,6 @@ def _price(client: Any, errand: Any) -> str:
     longest = request.max_tokens or errand.output_tokens
     when = "peak hours" if price.peak else "off-peak"
     return (
-        f"price now ({when}): at most ${price.cost_usd(miss_tokens=tokens):.6f} for the prompt; "
-        f"${worst_case_usd(tokens, longest, price):.6f} with the longest answer ({longest:,} tokens)"
+        f"price now ({when}): at most USD {price.cost_usd(miss_tokens=tokens):.6f} for the prompt; "
+        f"USD {worst_case_usd(tokens, longest, price):.6f} with the longest answer ({longest:,} tokens)"
     )
