@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,6 +13,7 @@ from deepseek_nb.batch.run import DRAIN_S
 from deepseek_nb.batch.spec import ROW_PRIORITY
 from deepseek_nb.batch.submit import JobCall, begin
 from deepseek_nb.client.sync import Client
+from deepseek_nb.core.notices import warn
 
 __all__ = ["JobIncomplete", "apply"]
 
@@ -85,11 +85,10 @@ def apply(
     if not interrupted or running.error is not None:
         return running.result()
     figures = running.progress
-    warnings.warn(
+    warn(
         f"Interrupted: {figures.finished:,} of {figures.total:,} distinct rows are finished and saved. "
         "Run the same call to go on.",
         JobIncomplete,
-        stacklevel=3,
     )
     return running.frame()
 

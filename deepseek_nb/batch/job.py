@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -23,6 +22,7 @@ from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import DeepSeekError, NotReady, StoreFailed
+from deepseek_nb.core.notices import warn
 
 __all__ = ["Job", "JobIncomplete", "JobStatus", "Prepared", "StillRunning", "live_jobs"]
 
@@ -312,7 +312,7 @@ class Job:
         if self._prepared.run.stopped_by is not None:
             raise self._prepared.run.stopped_by.with_traceback(None)
         if self._cancelled and self.progress.pending:
-            warnings.warn(f"Cancelled: {self._so_far()}", JobIncomplete, stacklevel=3)
+            warn(f"Cancelled: {self._so_far()}", JobIncomplete)
         return result
 
     def _so_far(self) -> str:

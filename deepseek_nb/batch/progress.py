@@ -10,7 +10,7 @@ from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Usage
 from deepseek_nb.core.errors import Busy, DeepSeekError
 from deepseek_nb.core.events import DOWN_AFTER_S, CallEvent, cause, duration
-from deepseek_nb.core.metrics import Histogram
+from deepseek_nb.core.histogram import Histogram
 
 __all__ = ["Progress"]
 

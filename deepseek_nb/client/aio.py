@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from deepseek_nb.core.chat import Answer, ChatRequest, Message
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid, StoreFailed
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.metrics import Metrics
+from deepseek_nb.core.notices import warn
 from deepseek_nb.core.prices import Price, PriceTable
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.tokens import estimate_request_tokens
@@ -78,6 +78,7 @@ class AsyncClient:
         self.budget = Budget(settings.budget_usd, name="budget of this client")
         self.metrics = Metrics()
         self._models: dict[str, Any] = read_json("models.json")
+        self._told_retired: set[str] = set()
         self._road: Road | None = None
         self._store: AnswerStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -319,12 +320,12 @@ class AsyncClient:
         if retired is None:
             return model, thinking
         use = retired["use"]
-        warnings.warn(
-            f"The model name {model!r} is retired; {use!r} is asked instead"
-            + (" with thinking" if retired.get("thinking") else " without thinking"),
-            UserWarning,
-            stacklevel=4,
-        )
+        if model not in self._told_retired:
+            self._told_retired.add(model)
+            how = "with" if retired.get("thinking") else "without"
+            warn(
+                f"The model name {model!r} is retired; {use!r} is asked instead {how} thinking.", UserWarning
+            )
         return use, retired.get("thinking") if thinking is None else thinking
 
     def most_tokens(self, name: str) -> int | None:

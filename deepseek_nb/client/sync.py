@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from deepseek_nb.client.portal import background
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.metrics import Metrics
+from deepseek_nb.core.notices import warn
 from deepseek_nb.core.wire import Delta
 
 __all__ = ["Client", "Stream"]
@@ -71,7 +71,7 @@ class Client:
         failed = self.aio.not_saved
         if failed is not None and not self._warned:
             self._warned = True
-            warnings.warn(f"Answers could not be kept: {failed}", NotSaved, stacklevel=3)
+            warn(f"Answers could not be kept: {failed}", NotSaved)
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """Ask one question and read the answer as it is written: see :meth:`AsyncClient.stream`."""

@@ -13,7 +13,7 @@ from datetime import datetime
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.alarms import Alarm, Thresholds
 from deepseek_nb.core.events import duration
-from deepseek_nb.core.metrics import Figures
+from deepseek_nb.core.window import Figures
 from deepseek_nb.data import read_json
 from deepseek_nb.notebook.panel import Twin
 from deepseek_nb.notebook.plots import plot, sparkline
