@@ -57,7 +57,11 @@ def assert_rendered(notebook: Notebook) -> None:
 def test_stop_keeps_the_text_and_ends_the_request(open_notebook, sandbox):
     """The Stop button: the kernel is idle, what was written stays, with one line below it."""
     notebook = open_notebook(
-        "stop", LOAD, "%%deepseek --into never\nlong 3000", "print('after')", "print(len(_deepseek.text))"
+        "stop",
+        LOAD,
+        "%%deepseek --into never\nlong 3000",
+        "print('after')",
+        "print(len(_deepseek.text.strip()))",
     )
     notebook.run_all()
     until(lambda: any("word9 " in text for text in notebook.texts(1)))
