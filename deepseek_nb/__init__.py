@@ -38,7 +38,7 @@ _ROOMS = {
     "memory": "adapters.joblib_backend",
     "stream": "session",
     "submit": "batch.submit",
-    "use_sandbox": "session",
+    "use_sandbox": "playground",
 }
 
 __all__ = ["__version__", *sorted(_ROOMS), "load_ipython_extension", "unload_ipython_extension"]

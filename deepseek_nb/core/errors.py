@@ -257,7 +257,7 @@ class ContextTooLong(RequestInvalid):
 class ContentRefused(RequestInvalid):
     """Moderation refused this text. Other rows are not affected."""
 
-    default_hint = "Other rows are not affected. False positives happen: rewording this row may help."
+    default_hint = "False positives happen: rewording the text may help."
 
 
 class Theirs(DeepSeekError):

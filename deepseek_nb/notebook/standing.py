@@ -112,13 +112,15 @@ def table_html(now: Standing, alarms: Sequence[Alarm]) -> str:
     """The figures side by side; one with an alarm says so in a word and a colour."""
     raised = {alarm.name for alarm in alarms}
     heads, values = [], []
-    cell = "text-align: left; padding: 0 16px 0 0; line-height: 1.4"
+    cell = "text-align: left; vertical-align: top; padding: 0 16px 0 0; line-height: 1.4"
+    name = f"{cell}; font-weight: normal; white-space: nowrap; {FAINT}"
+    large = "font-size: 1.4em; white-space: nowrap"
     for one in _cells(now):
         alarm = bool(raised & set(one.alarms))
         colour, word = (f"; {TROUBLE}", " (alarm)") if alarm else ("", "")
-        heads.append(f'<th scope="col" style="{cell}; font-weight: normal; {FAINT}">{one.title}</th>')
+        heads.append(f'<th scope="col" style="{name}">{one.title}</th>')
         values.append(
-            f'<td style="{cell}{colour}"><span style="font-size: 1.4em">{one.value}</span>{word}'
+            f'<td style="{cell}{colour}"><span style="{large}">{one.value}</span>{word}'
             f'<br><span style="{FAINT}">{one.beside}</span></td>'
         )
     return f"<table><tr>{''.join(heads)}</tr><tr>{''.join(values)}</tr></table>"
