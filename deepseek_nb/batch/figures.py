@@ -49,7 +49,7 @@ def figures_of(status: str, figures: Progress) -> dict[str, str]:
         "error rate": _share(figures.error_rate),
         "cache hit rate": _share(figures.hit_rate),
         "prefix cache": _share(figures.prefix_hit_rate),
-        "cost": f"{figures.cost_usd:.4f}" + ("" if budget is None else f" of {budget:,.2f}") + " USD",
+        "cost": f"USD {figures.cost_usd:.6f}" + ("" if budget is None else f" of {budget:,.2f}"),
         "elapsed": duration(figures.elapsed_s),
     }
     if status in GOING:
