@@ -303,18 +303,23 @@ def test_bad_input_raises_at_submit(frame, client, sandbox, change, error):
     assert live_jobs() == []
 
 
-def test_an_interrupt_ends_the_waiting_and_not_the_job(frame, slow):
+def test_an_interrupt_ends_the_waiting_and_not_the_job(frame, tmp_path):
     """One line, and the job goes on to its end."""
-    server, client = slow
-    job = submit(frame, ASK, client=client)
-    threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(StillRunning, match="goes on") as caught:
-        job.result()
-    assert isinstance(caught.value, KeyboardInterrupt)
-    assert len(caught.value._render_traceback_()) == 1
-    assert job.status == "running"
-    assert (job.result(30)["status"] == "done").all()
-    assert len(server.log) == 30
+    with (
+        Sandbox(first_token_s=0.6, count="estimate") as server,
+        Client(
+            base_url=server.base_url, api_key=server.api_key, data_dir=tmp_path, concurrency_max=4
+        ) as client,
+    ):
+        job = submit(frame, ASK, client=client)
+        threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(StillRunning, match="goes on") as caught:
+            job.result()
+        assert isinstance(caught.value, KeyboardInterrupt)
+        assert len(caught.value._render_traceback_()) == 1
+        assert job.status == "running"
+        assert (job.result(60)["status"] == "done").all()
+        assert len(server.log) == 30
 
 
 def test_awaiting_leaves_the_loop_to_others_and_can_be_given_up(frame, slow):
