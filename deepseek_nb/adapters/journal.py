@@ -24,7 +24,7 @@ from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.database import Database, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
 from deepseek_nb.adapters.owners import owner_may_live, owner_name
-from deepseek_nb.core.budget import Drawn
+from deepseek_nb.core.accounts import Drawn
 from deepseek_nb.core.errors import ConfigError, JobMismatch, StoreFailed
 
 __all__ = [

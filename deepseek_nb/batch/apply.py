@@ -104,6 +104,7 @@ def _watch(job: Job, *, show: bool) -> bool:
             try:
                 while not job.wait(LOOK_S):
                     bar.draw()
+                    job.warn_near_budget()
                 bar.draw()
                 break
             except KeyboardInterrupt:
