@@ -326,6 +326,7 @@ KINDS: Mapping[str, _Kind] = {
     "budget_month_usd": _MONEY,
     "max_repairs": _whole(0, 2),
     "max_faults": _whole(0, 100),
+    "when": _text(r"now|offpeak", "'now' or 'offpeak'"),
     "thinking": dataclasses.replace(_SWITCH, optional=True),
     "stream_display": _SWITCH,
 }
@@ -401,6 +402,8 @@ class Settings:
     """How often a charged answer that cannot be used is asked for again."""
     max_faults: int = 8
     """How often one question is sent again after a failure of the server or the connection."""
+    when: str = "now"
+    """When jobs send: "now", or "offpeak" to wait for the cheap hours."""
     thinking: bool | None = None
     """None: what the task at hand takes as its default."""
     stream_display: bool = True

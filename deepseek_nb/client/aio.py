@@ -257,7 +257,7 @@ class AsyncClient:
 
     def price_now(self, model: str) -> Price | None:
         """What a model costs at this moment at the client's own server; None where no price is known."""
-        return price_at(self._upstreams.get(""), self._prices, model, self.now_utc())
+        return price_at(self._upstreams.get(""), self.prices, model, self.now_utc())
 
     # ------------------------------------------------------------------------------- the account
 
@@ -314,7 +314,7 @@ class AsyncClient:
             upstream=self._upstreams.get,
             require_credentials=self.settings.require_credentials,
             store=self.store,
-            prices=self._prices,
+            prices=self.prices,
             secrets=self._upstreams.secrets,
             now_utc=lambda: self.now_utc(),
         )
@@ -338,7 +338,8 @@ class AsyncClient:
         await self.aclose()
 
     @cached_property
-    def _prices(self) -> PriceTable:
+    def prices(self) -> PriceTable:
+        """What tokens cost and when."""
         return PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json"))
 
     # ------------------------------------------------------------------------------------- checks
