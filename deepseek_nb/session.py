@@ -93,7 +93,7 @@ async def aask(prompt: Prompt, **options: Any) -> Answer:
     """
     client = default_client()
     answer = await attend(background.start(client.aio.take, client.aio.prepare(prompt, **options)))
-    client.warn_if_not_saved()
+    client.warn_if_needed()
     return answer
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 from tqdm.auto import tqdm
 
+from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, JobIncomplete
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S
@@ -15,7 +16,7 @@ from deepseek_nb.batch.submit import JobCall, begin
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.notices import warn
 
-__all__ = ["JobIncomplete", "apply"]
+__all__ = ["JobIncomplete", "apply", "watch"]
 
 LOOK_S = 0.1
 
@@ -40,6 +41,7 @@ def apply(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    when: When | None = None,
     progress: bool = True,
     client: Client | None = None,
 ) -> pd.DataFrame:
@@ -63,7 +65,8 @@ def apply(
     ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model
     names, or a :class:`~deepseek_nb.client.routes.Route` to another or a local server; the ``route``
-    column says who answered, and the answer is kept under that name only.
+    column says who answered, and the answer is kept under that name only. ``when="offpeak"`` sends in
+    the cheap hours only (Beijing's clock and holidays) and waits in between; that is no patience.
 
     Costs one request for each distinct row, repairs (at most two a row) apart; the first row goes
     alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never passed: the job
@@ -81,7 +84,7 @@ def apply(
     given = locals()  # all arguments, by name
     show = given.pop("progress")
     running = begin(JobCall(**given), alone=False)
-    interrupted = _watch(running, show=show)
+    interrupted = watch(running, show=show)
     if not interrupted or running.error is not None:
         return running.result()
     figures = running.progress
@@ -93,7 +96,7 @@ def apply(
     return running.frame()
 
 
-def _watch(job: Job, *, show: bool) -> bool:
+def watch(job: Job, *, show: bool) -> bool:
     """Wait for the job while a bar is drawn here; whether the user stopped it."""
     if job.done:
         return False
@@ -104,6 +107,7 @@ def _watch(job: Job, *, show: bool) -> bool:
             try:
                 while not job.wait(LOOK_S):
                     bar.draw()
+                    job.warn_near_budget()
                 bar.draw()
                 break
             except KeyboardInterrupt:

@@ -9,16 +9,20 @@ since a program that takes the semicolon for the separator would find the formul
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
+import os
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from deepseek_nb.core.errors import ConfigError
 
-__all__ = ["escaped", "to_csv", "to_excel"]
+__all__ = ["escaped", "to_csv", "to_excel", "to_file"]
 
 EXCEL_WRITERS = ("openpyxl", "xlsxwriter")
 _FORMULA = re.compile("[ \u00a0\ufeff]*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -59,6 +63,51 @@ def to_excel(frame: pd.DataFrame, path: Any, *, escape_formulas: bool = True, **
     if escape_formulas:
         frame, options = escaped(frame), _options(options)
     frame.to_excel(path, **options)
+
+
+def to_file(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write ``frame`` without its index to a ``.csv`` (no formula in it), ``.parquet`` or ``.jsonl`` file.
+
+    A file that is there is replaced at the end, in one step. Raises ConfigError for another ending, for a
+    place that cannot be written, and where nothing that writes Parquet is installed.
+    """
+    path = Path(path)
+    writers: dict[str, Callable[[Path], Any]] = {
+        ".csv": lambda there: to_csv(frame, there, index=False),
+        ".parquet": lambda there: _to_parquet(frame, there),
+        ".jsonl": lambda there: frame.to_json(there, orient="records", lines=True, force_ascii=False),
+    }
+    write = writers.get(path.suffix.lower())
+    if write is None:
+        raise ConfigError(
+            f"{path.name!r} has no ending that tells how to write it.", hint=f"Give {', '.join(writers)}."
+        )
+    half = path.with_name(f".{path.name}.half")
+    try:
+        write(half)
+        half.replace(path)
+    except OSError as why:
+        raise ConfigError(f"{path.name!r} cannot be written: {why.strerror or why}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
+
+
+def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    if importlib.util.find_spec("pyarrow") is not None:
+        frame.to_parquet(path, index=False)
+    elif importlib.util.find_spec("polars") is not None:
+        importlib.import_module("polars").DataFrame(
+            {
+                name: [None if pd.isna(each) else each for each in frame[name].tolist()]
+                for name in frame.columns
+            }
+        ).write_parquet(path)
+    else:
+        raise ConfigError(
+            "Writing Parquet files needs pyarrow, which is not installed.",
+            hint="Install it: pip install pyarrow",
+        )
 
 
 def escaped(frame: pd.DataFrame) -> pd.DataFrame:

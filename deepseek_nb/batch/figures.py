@@ -26,8 +26,10 @@ def headline(status: str, figures: Progress, error: BaseException | None = None)
 
 def trouble(status: str, figures: Progress) -> str:
     """Why it waits, and since when; empty while it moves."""
-    if not figures.waiting or status not in GOING:
+    if status not in GOING:
         return ""
+    if not figures.waiting or figures.offpeak_s is not None:
+        return figures.waits_for_offpeak
     said = figures.waiting
     if figures.down_s is not None and figures.down_s >= DOWN_AFTER_S:
         said += f", server down for {duration(figures.down_s)}"

@@ -305,7 +305,12 @@ class Job:
                     stopped_by.frame = self._result.copy(deep=False)  # type: ignore[attr-defined]
             return self._result.copy(deep=False)
 
+    def warn_near_budget(self) -> None:
+        """Say once, in the calling thread, that 80% of the job's budget, or of one around it, is spent."""
+        self.client.aio.warn_near_budget(self._prepared.budget)
+
     def _outcome(self) -> pd.DataFrame:
+        self.warn_near_budget()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         result = self._final()

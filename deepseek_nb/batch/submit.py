@@ -15,6 +15,7 @@ import pandas as pd
 from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
 from deepseek_nb.batch.frame import answer_columns, build_frame
+from deepseek_nb.batch.hours import Hours, When
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.rows import Rows, read_rows
@@ -26,7 +27,7 @@ from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, JobRunning
 from deepseek_nb.session import default_client
 
-__all__ = ["JobCall", "begin", "submit"]
+__all__ = ["JobCall", "begin", "job_budget", "standing", "submit"]
 
 _JOB_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 _one_at_a_time = threading.Lock()
@@ -52,6 +53,7 @@ def submit(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    when: When | None = None,
     client: Client | None = None,
 ) -> Job:
     """Ask about every row of ``frame`` in the background; gives a handle at once.
@@ -96,6 +98,7 @@ class JobCall:
     fallback: Any
     missing: Literal["fail", "empty"]
     retry_failed: bool
+    when: When | None
     client: Client | None
 
 
@@ -114,6 +117,12 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
         call.template, shape, call.system, call.model, call.thinking, call.temperature, call.max_tokens
     )
     digest = spec.digest(client.aio)
+    hours = Hours.of(
+        call.when or client.settings.when,
+        client.aio.prices,
+        call.model or client.settings.model,
+        lambda: client.aio.now_utc(),
+    )
     name = _job_name(call.job, digest, rows.prompts)
     asked = _Asked(digest, rows, tuple(getattr(call, name) for name in _OPTIONS), call.frame.index)
     if alone and (running := _running(client, name, asked)) is not None:
@@ -122,7 +131,7 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
         journal = undo.enter_context(Journal(client.settings.data_dir / "jobs.db"))
         before = journal.job(name)
         resumed = before is not None and before.digest == digest
-        budget = _budget(client, call.budget_usd, journal, name, before if resumed else None)
+        budget = job_budget(client, call.budget_usd, journal, name, before if resumed else None)
         make_errand = spec.errands(
             client.aio,
             user_id=f"job-{blake2b(name.encode(), digest_size=8).hexdigest()}",
@@ -143,7 +152,7 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
         )
         if call.retry_failed:
             journal.retry_failed(name)
-        progress, pending = _standing(journal, name, keys)
+        progress, pending = standing(journal, name, keys)
         progress.money = budget
         run = JobRun(
             client.aio,
@@ -154,6 +163,7 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
             progress,
             patience_s=patience_s,
             check=shape.parse if shape else None,
+            hours=hours,
         )
         frame_of = partial(build_frame, call.frame.index, rows, keys, schema=shape, into=call.into)
         job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, asked))
@@ -196,7 +206,7 @@ def _running(client: Client, name: str, asked: _Asked) -> Job | None:
     return None
 
 
-def _standing(journal: Journal, name: str, keys: list[str]) -> tuple[Progress, list[str]]:
+def standing(journal: Journal, name: str, keys: list[str]) -> tuple[Progress, list[str]]:
     """Where a job stands when a run begins: its figures, and the keys that are left."""
     states = {item.key: item.state for item in journal.rows(name)}
     done = sum(states.get(key) == "d" for key in keys)
@@ -233,7 +243,7 @@ def _job_name(job: str | None, digest: str, prompts: Any) -> str:
     return job
 
 
-def _budget(
+def job_budget(
     client: Client, budget_usd: float | None, journal: Journal, name: str, before: JobRow | None
 ) -> Budget:
     """The job's budget; all processes at work on the job spend from one limit, kept in the journal."""

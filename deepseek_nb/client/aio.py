@@ -12,6 +12,7 @@ from typing import Any
 
 from deepseek_nb.adapters.keys import kept_key
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
+from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
@@ -19,11 +20,12 @@ from deepseek_nb.client.gate import GateState
 from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.structured import Schema
-from deepseek_nb.client.upstreams import Upstreams
+from deepseek_nb.client.upstreams import Upstreams, account_of
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import INTERACTIVE_LANE
-from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.budget import Budget, NearBudget
 from deepseek_nb.core.call import Leg
+from deepseek_nb.core.caps import Caps
 from deepseek_nb.core.chat import Answer, ChatRequest, Message
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid, StoreFailed
 from deepseek_nb.core.events import CallEvent
@@ -75,7 +77,12 @@ class AsyncClient:
         self.settings = settings
         self._upstreams = Upstreams(settings)
         self._fallback = self._upstreams.names(fallback)
-        self.budget = Budget(settings.budget_usd, name="budget of this client")
+        self._spending: Spending | None = None
+        self.now_utc: Callable[[], datetime] = lambda: datetime.now(UTC)
+        """What time it is: it decides the price, and the day that is spent from."""
+        self.caps = self._calendar()
+        """The limits of the day and the month; None where there are none."""
+        self.budget = Budget(settings.budget_usd, parent=self.caps, name="budget of this client")
         self.metrics = Metrics()
         self._models: dict[str, Any] = read_json("models.json")
         self._told_retired: set[str] = set()
@@ -108,7 +115,9 @@ class AsyncClient:
         an answer does not fit the schema. Raises a :class:`~deepseek_nb.core.errors.DeepSeekError`:
         each cause has its own class.
         """
-        return await self.take(self.prepare(prompt, **options))
+        answer = await self.take(self.prepare(prompt, **options))
+        self.warn_near_budget()
+        return answer
 
     def stream(self, prompt: Prompt, **options: Any) -> AnswerStream:
         """Ask one question and read the answer as it is written. Options as in :meth:`ask`.
@@ -221,6 +230,23 @@ class AsyncClient:
         """Why answers could not be written to disk, if they could not: they are in memory only."""
         return None if self._road is None else self._road.not_saved
 
+    def warn_near_budget(self, budget: Budget | None = None) -> None:
+        """Say once, in the calling thread, that 80% of a budget is spent: this client's, or ``budget``."""
+        for notice in (budget or self.budget).take_notices():
+            warn(notice, NearBudget)
+
+    def _calendar(self) -> Caps | None:
+        day_usd, month_usd = self.settings.budget_day_usd, self.settings.budget_month_usd
+        if day_usd is None and month_usd is None:
+            return None
+        self._spending = Spending(self.settings.data_dir / SPENDING_FILE, account_of(self.settings))
+        return Caps(
+            self._spending,
+            day_usd=day_usd,
+            month_usd=month_usd,
+            today=lambda: self.now_utc().astimezone().date(),
+        )
+
     def new_budget(self, limit_usd: float | None, name: str) -> Budget:
         """A budget inside this client's own."""
         if limit_usd is not None and not limit_usd > 0:
@@ -231,7 +257,7 @@ class AsyncClient:
 
     def price_now(self, model: str) -> Price | None:
         """What a model costs at this moment at the client's own server; None where no price is known."""
-        return price_at(self._upstreams.get(""), self._prices, model, datetime.now(UTC))
+        return price_at(self._upstreams.get(""), self.prices, model, self.now_utc())
 
     # ------------------------------------------------------------------------------- the account
 
@@ -288,8 +314,9 @@ class AsyncClient:
             upstream=self._upstreams.get,
             require_credentials=self.settings.require_credentials,
             store=self.store,
-            prices=self._prices,
+            prices=self.prices,
             secrets=self._upstreams.secrets,
+            now_utc=lambda: self.now_utc(),
         )
         self._road.listeners.append(self.metrics)
         return self._road
@@ -301,6 +328,8 @@ class AsyncClient:
         await self._upstreams.aclose()
         if store is not None:
             store.close()
+        if self._spending is not None:
+            self._spending.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -309,7 +338,8 @@ class AsyncClient:
         await self.aclose()
 
     @cached_property
-    def _prices(self) -> PriceTable:
+    def prices(self) -> PriceTable:
+        """What tokens cost and when."""
         return PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json"))
 
     # ------------------------------------------------------------------------------------- checks
@@ -387,6 +417,7 @@ class AnswerStream:
             while (piece := await self._pieces.get()) is not None:
                 yield piece
             await work
+            self._client.warn_near_budget()
         finally:
             if not work.done():
                 work.cancel()

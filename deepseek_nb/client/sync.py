@@ -61,13 +61,14 @@ class Client:
         return self.take(self.aio.prepare(prompt, **options))
 
     def take(self, errand: Errand) -> Answer:
-        """Do a prepared errand; warns (``NotSaved``) where the answer could not be kept on disk."""
+        """Do a prepared errand; warns where it could not be kept (``NotSaved``), and at 80% of a budget."""
         answer = background.run(self.aio.take, errand)
-        self.warn_if_not_saved()
+        self.warn_if_needed()
         return answer
 
-    def warn_if_not_saved(self) -> None:
-        """Say once that answers are in memory only, and why."""
+    def warn_if_needed(self) -> None:
+        """Say once that answers are in memory only, and why; and that 80% of a budget is spent."""
+        self.aio.warn_near_budget()
         failed = self.aio.not_saved
         if failed is not None and not self._warned:
             self._warned = True
@@ -142,6 +143,6 @@ class Stream:
             while (piece := pieces.get()) is not None:
                 yield piece
             self.answer = work.result()
-            self._client.warn_if_not_saved()
+            self._client.warn_if_needed()
         finally:
             work.cancel()

@@ -185,9 +185,7 @@ class SchemaError(Yours):
 class JobMismatch(Yours):
     """The job name belongs to a job with another template, schema or model. Nothing was sent."""
 
-    default_hint = (
-        "Give this work another job name, or delete the old job with: deepseek-nb jobs --delete NAME"
-    )
+    default_hint = "Give this work another job name, or delete the old job with: deepseek-nb jobs delete NAME"
 
 
 class JobRunning(Yours):

@@ -233,7 +233,7 @@ class DeepSeekMagics(CheckedMagics):
             self._keep_paid(error)
             screen.fail()
             raise
-        client.warn_if_not_saved()
+        client.warn_if_needed()
         return answer
 
     def _screen(self, client: Any, view: str, publish: Publish | None = None) -> Screen:
