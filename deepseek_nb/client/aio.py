@@ -203,7 +203,7 @@ class AsyncClient:
             failover_s=self._upstreams.failover_s(interactive=priority >= INTERACTIVE_LANE),
             hedged=settings.hedge_after_s is not None and priority >= INTERACTIVE_LANE,
             output_tokens=8192 if thinking is False else 65536,
-            check=shape.parse if shape else None,
+            check=shape.checked if shape else None,
             on_delta=on_delta,
             on_event=on_event,
         )

@@ -155,6 +155,8 @@ class Answer:
     raw: tuple[str, ...] = ()
     """Charged texts that could not be used, in order: paid, so kept."""
     value: Any = field(default=None, compare=False)
+    mends: tuple[str, ...] = field(default=(), compare=False)
+    """What had to be mended in the text before a schema could read it: "fence", "prose", "comma"."""
 
     def __str__(self) -> str:
         return self.text
@@ -165,7 +167,7 @@ class Answer:
         return self.fingerprint.rsplit("_", 2)[0] or self.route
 
     def to_json(self) -> dict[str, Any]:
-        """What the store keeps: plain JSON values, without ``value`` (it is made again from ``text``)."""
+        """What the store keeps: plain JSON values, without what is made again of ``text``."""
         kept: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}  # asdict() would copy it all
         kept["usage"] = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
         kept["raw"] = list(self.raw)
@@ -181,4 +183,4 @@ class Answer:
         return cls(**known)
 
 
-_KEPT = tuple(name for name in Answer.__dataclass_fields__ if name not in ("value", "cached"))
+_KEPT = tuple(name for name in Answer.__dataclass_fields__ if name not in ("value", "mends", "cached"))
