@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
-import pandas as pd
+from narwhals.typing import IntoDataFrame
 from tqdm.auto import tqdm
 
 from deepseek_nb.batch.job import Job, JobIncomplete
@@ -13,19 +13,24 @@ from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S
 from deepseek_nb.batch.spec import ROW_PRIORITY
 from deepseek_nb.batch.submit import JobCall, begin
+from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
 
 __all__ = ["JobIncomplete", "apply"]
 
 LOOK_S = 0.1
+Frame = TypeVar("Frame", bound=IntoDataFrame)
+"""A frame of pandas, polars or another library that narwhals knows: what goes in comes out."""
 
 
 def apply(
-    frame: pd.DataFrame,
+    frame: Frame,
     template: str,
     *,
     schema: Any = None,
     into: str | None = None,
+    nested: Nested = "flatten",
+    raw: bool = False,
     job: str | None = None,
     system: str | None = None,
     model: str | None = None,
@@ -42,15 +47,18 @@ def apply(
     retry_failed: bool = False,
     progress: bool = True,
     client: Client | None = None,
-) -> pd.DataFrame:
+) -> Frame:
     """Ask about every row of ``frame`` and give a frame of answers on the same index.
 
     ``template`` is the question, with ``{{column}}`` where a row's value goes. With ``schema`` (a
-    pydantic model, a JSON Schema or ``{column: type}``) each field becomes a column, checked; with
+    pydantic model, a JSON Schema or ``{column: type}``) each field becomes a column, checked and typed
+    (a model inside it becomes columns named ``outer.inner``, with ``nested="object"`` one of objects); with
     ``into`` the whole answer stands in one column of that name; without both the text is in
     ``answer``. After them come ``status`` ("done", "failed", "pending"), ``error``, ``route``,
-    ``attempts``, ``cached``, ``tokens``, ``cost_usd``, ``latency_s``; join the frame to your own with
-    ``df.join(...)``.
+    ``attempts``, ``cached``, ``tokens``, ``cost_usd``, ``latency_s``, and with ``raw=True`` the model's
+    own words (``raw``) and what was mended in them to read them (``mends``); join the frame to your own
+    with ``df.join(...)``. A polars frame gives a polars frame, row for row; one without rows gives one
+    without rows, and asks nothing.
 
     Equal rows are asked once, and answers that are stored already are not asked again (not older
     than ``ttl``, such as ``"30min"``; ``cache=False``: neither kept nor looked for). ``job`` names
@@ -83,7 +91,7 @@ def apply(
     running = begin(JobCall(**given), alone=False)
     interrupted = _watch(running, show=show)
     if not interrupted or running.error is not None:
-        return running.result()
+        return cast("Frame", running.result())
     figures = running.progress
     warnings.warn(
         f"Interrupted: {figures.finished:,} of {figures.total:,} distinct rows are finished and saved. "
@@ -91,7 +99,7 @@ def apply(
         JobIncomplete,
         stacklevel=3,
     )
-    return running.frame()
+    return cast("Frame", running.frame())
 
 
 def _watch(job: Job, *, show: bool) -> bool:

@@ -11,15 +11,18 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import pandas as pd
+from narwhals.typing import IntoDataFrame
 
 from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
-from deepseek_nb.batch.frame import answer_columns, build_frame
+from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
+from deepseek_nb.batch.frames_io import FrameForm, as_pandas
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.rows import Rows, read_rows
 from deepseek_nb.batch.run import JobRun, MakeErrand
 from deepseek_nb.batch.spec import ROW_PRIORITY, JobSpec
+from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
@@ -33,11 +36,13 @@ _one_at_a_time = threading.Lock()
 
 
 def submit(
-    frame: pd.DataFrame,
+    frame: IntoDataFrame,
     template: str,
     *,
     schema: Any = None,
     into: str | None = None,
+    nested: Nested = "flatten",
+    raw: bool = False,
     job: str | None = None,
     system: str | None = None,
     model: str | None = None,
@@ -78,10 +83,12 @@ def submit(
 class JobCall:
     """The arguments of a call of ``submit`` or ``apply``."""
 
-    frame: pd.DataFrame
+    frame: Any
     template: str
     schema: Any
     into: str | None
+    nested: Nested
+    raw: bool
     job: str | None
     system: str | None
     model: str | None
@@ -105,9 +112,10 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
     ``alone``: where the same call runs already, its handle comes back, and another one under its name
     raises; otherwise the two share the rows, as two processes do.
     """
-    shape = None if call.schema is None else Schema.of(call.schema)
-    answer_columns(shape, call.into)
-    rows = read_rows(call.frame, call.template, missing=call.missing)
+    shape = None if call.schema is None else Schema.of(call.schema, nested=call.nested)
+    answer_columns(shape, call.into, raw=call.raw)
+    frame = as_pandas(call.frame, call.template)
+    rows = read_rows(frame, call.template, missing=call.missing)
     client = call.client or default_client()
     client.settings.require_credentials()
     spec = JobSpec(
@@ -115,7 +123,7 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
     )
     digest = spec.digest(client.aio)
     name = _job_name(call.job, digest, rows.prompts)
-    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in _OPTIONS), call.frame.index)
+    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in _OPTIONS), frame.index)
     if alone and (running := _running(client, name, asked)) is not None:
         return running
     with ExitStack() as undo:
@@ -155,8 +163,9 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
             patience_s=patience_s,
             check=shape.parse if shape else None,
         )
-        frame_of = partial(build_frame, call.frame.index, rows, keys, schema=shape, into=call.into)
-        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, asked))
+        frame_of = partial(build_frame, frame.index, rows, keys, schema=shape, into=call.into, raw=call.raw)
+        form = FrameForm(call.frame, frame_columns(shape, call.into, raw=call.raw))
+        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked))
         undo.pop_all()
     return job
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from deepseek_nb.client.schema_checks import pointed
 from deepseek_nb.core.errors import SchemaError
 
-__all__ = ["Column", "Kind", "Nested", "columns_of", "plain_schema"]
+__all__ = ["Column", "Kind", "Nested", "columns_of", "kind_of", "plain_schema"]
 
 Nested = Literal["flatten", "object"]
 """What becomes of a model inside a model: columns of its own (``risk.score``), or one column of objects."""
@@ -37,7 +37,7 @@ class Column:
     choices: tuple[str, ...] = ()
     """The values of a category, in the schema's order."""
     schema: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The field's own schema, without null and references at its top."""
+    """The field's own schema, without null and references at its top, with the definitions it needs."""
 
     def of(self, plain: Mapping[str, Any]) -> Any:
         """The column's value in an answer (plain JSON values); None where it is not there."""
@@ -94,19 +94,17 @@ def _columns(
         if nested == "flatten" and _has_fields(inner) and not _holds_itself(part, told_root):
             yield from _columns(inner, told_root, under, held_root, f"{here}.", at, nested, depth + 1)
         else:
-            yield _column(here, at, inner)
+            kind, choices = kind_of(inner)
+            yield Column(here, at, kind, choices, {**inner, "$defs": told_root.get("$defs", {})})
 
 
-def _column(name: str, path: tuple[str, ...], schema: Mapping[str, Any]) -> Column:
+def kind_of(schema: Mapping[str, Any]) -> tuple[Kind, tuple[str, ...]]:
+    """What a field holds whose plain schema this is, and the choices of a category."""
     options = schema.get("enum")
     if isinstance(options, list):
-        options = [option for option in options if option is not None]
-        kind, choices = _kind_of_options(options)
-        return Column(name, path, kind, choices, schema)
+        return _kind_of_options([option for option in options if option is not None])
     kind = _KINDS.get(str(schema.get("type")), "object")
-    if kind == "string":
-        kind = _FORMATS.get(str(schema.get("format")), kind)
-    return Column(name, path, kind, (), schema)
+    return (_FORMATS.get(str(schema.get("format")), kind) if kind == "string" else kind), ()
 
 
 def _kind_of_options(options: list[Any]) -> tuple[Kind, tuple[str, ...]]:

@@ -164,7 +164,7 @@ class Schema:
 
         Raises :class:`SchemaMismatch`, which carries the answer, where it is not JSON or not of this shape.
         """
-        return self._value(answer)[0]
+        return self.checked(answer).value
 
     def checked(self, answer: Answer) -> Answer:
         """The answer with its ``value``, and with what was mended in its text (``mends``).
@@ -172,14 +172,18 @@ class Schema:
         Raises as :meth:`parse` does. Fences, prose around the object and commas too many are mended; the
         text stays as it came.
         """
-        value, mends = self._value(answer)
+        try:
+            value, mends = self.read(answer.text)
+        except ValueError as why:
+            raise SchemaMismatch(str(why), answer=answer) from None
         return replace(answer, value=value, mends=mends)
 
-    def _value(self, answer: Answer) -> tuple[Any, tuple[Mend, ...]]:
+    def read(self, text: str) -> tuple[Any, tuple[Mend, ...]]:
+        """The checked value of a text, and what was mended to read it. Raises ValueError."""
         try:
-            raw, mends = read_json(answer.text)
+            raw, mends = read_json(text)
         except ValueError as why:
-            raise SchemaMismatch(f"The answer is not JSON ({why}).", answer=answer) from None
+            raise ValueError(f"The answer is not JSON ({why}).") from None
         try:
             if self.model is not None:
                 value = self.model.model_validate(raw)
@@ -192,7 +196,7 @@ class Schema:
             )
         except fastjsonschema.JsonSchemaValueException as why:
             told = str(why.message).removeprefix("data.")
-        raise SchemaMismatch(f"The answer does not fit {self.name}: {told}.", answer=answer)
+        raise ValueError(f"The answer does not fit {self.name}: {told}.")
 
     def row(self, value: Any) -> dict[str, Any]:
         """A parsed value as ``{column: plain value}``, in the order of ``columns``."""

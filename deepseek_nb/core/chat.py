@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
-__all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canonical_json"]
+__all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canonical_json", "origin_of"]
 
 CACHE_VERSION = 1
 """Part of every fingerprint. It is raised when the meaning of a stored answer changes, not with releases."""
@@ -122,6 +122,11 @@ class Usage:
         )
 
 
+def origin_of(fingerprint: str, route: str) -> str:
+    """Route and model out of the key of a question, or the route alone where there is no key."""
+    return fingerprint.rsplit("_", 2)[0] or route
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One complete answer and what it took to get it.
@@ -164,7 +169,7 @@ class Answer:
     @property
     def origin(self) -> str:
         """Which route and model gave it, such as ``"api.deepseek.com/deepseek-flash"``."""
-        return self.fingerprint.rsplit("_", 2)[0] or self.route
+        return origin_of(self.fingerprint, self.route)
 
     def to_json(self) -> dict[str, Any]:
         """What the store keeps: plain JSON values, without what is made again of ``text``."""
