@@ -15,6 +15,7 @@ from deepseek_nb.batch.spec import ROW_PRIORITY
 from deepseek_nb.batch.submit import JobCall, begin
 from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
+from deepseek_nb.core.form import Structured
 
 __all__ = ["JobIncomplete", "apply"]
 
@@ -30,6 +31,7 @@ def apply(
     schema: Any = None,
     into: str | None = None,
     nested: Nested = "flatten",
+    structured: Structured = "json",
     raw: bool = False,
     job: str | None = None,
     system: str | None = None,
@@ -72,6 +74,10 @@ def apply(
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model
     names, or a :class:`~deepseek_nb.client.routes.Route` to another or a local server; the ``route``
     column says who answered, and the answer is kept under that name only.
+
+    ``structured`` is how the shape is asked for: "json" (JSON mode, the schema in the system message), or
+    "tool" (a strict function on DeepSeek's beta address: the server itself holds the answer to the schema,
+    which must be in its documented subset). Checks, repairs and promises are the same.
 
     Costs one request for each distinct row, repairs (at most two a row) apart; the first row goes
     alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never passed: the job

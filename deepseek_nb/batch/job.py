@@ -68,6 +68,8 @@ class Prepared:
     """How the caller gets it: as a frame of pandas or polars."""
     asked: object
     """Equal for calls that ask for the same."""
+    again: Callable[[], Job]
+    """The same call once more, for the rows that failed."""
 
 
 class Job:
@@ -148,8 +150,8 @@ class Job:
     def errors(self) -> pd.DataFrame:
         """The rows that failed, on the caller's index: ``error``, ``attempts``, ``cost_usd``.
 
-        ``submit(..., retry_failed=True)`` (the same call) asks these rows once more, and no others. In a
-        polars frame, ``row`` says which rows they are, from 0.
+        :meth:`retry_failed` asks these rows once more, and no others. In a polars frame, ``row`` says which
+        rows they are, from 0.
         """
         frame = self._pandas()
         failed = frame["status"] == "failed"
@@ -219,6 +221,18 @@ class Job:
         self._prepared.run.stop()
         if self._work is not None and drain_s < DRAIN_S:
             asyncio.get_running_loop().call_later(drain_s, self._work.cancel)
+
+    def retry_failed(self) -> Job:
+        """Ask the rows that failed once more, in the background; gives the handle of that run.
+
+        It is the same call with ``retry_failed=True``: the frame is read again as it is now, and what is done
+        is not asked again. Raises :class:`NotReady` while the job runs. Costs one request for each such row.
+
+        >>> scored = job.retry_failed().result()                             # doctest: +SKIP
+        """
+        if not self._ended.is_set():
+            raise self._not_ready()
+        return self._prepared.again()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until it has ended, at most ``timeout_s`` seconds; whether it has."""

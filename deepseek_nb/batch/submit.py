@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, JobRunning
+from deepseek_nb.core.form import Structured
 from deepseek_nb.session import default_client
 
 __all__ = ["JobCall", "begin", "submit"]
@@ -42,6 +43,7 @@ def submit(
     schema: Any = None,
     into: str | None = None,
     nested: Nested = "flatten",
+    structured: Structured = "json",
     raw: bool = False,
     job: str | None = None,
     system: str | None = None,
@@ -88,6 +90,7 @@ class JobCall:
     schema: Any
     into: str | None
     nested: Nested
+    structured: Structured
     raw: bool
     job: str | None
     system: str | None
@@ -119,7 +122,14 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
     client = call.client or default_client()
     client.settings.require_credentials()
     spec = JobSpec(
-        call.template, shape, call.system, call.model, call.thinking, call.temperature, call.max_tokens
+        call.template,
+        shape,
+        call.system,
+        call.model,
+        call.thinking,
+        call.temperature,
+        call.max_tokens,
+        call.structured,
     )
     digest = spec.digest(client.aio)
     name = _job_name(call.job, digest, rows.prompts)
@@ -165,9 +175,15 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
         )
         frame_of = partial(build_frame, frame.index, rows, keys, schema=shape, into=call.into, raw=call.raw)
         form = FrameForm(call.frame, frame_columns(shape, call.into, raw=call.raw))
-        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked))
+        again = partial(_retried, replace(call, client=client))
+        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
         undo.pop_all()
     return job
+
+
+def _retried(call: JobCall) -> Job:
+    with _one_at_a_time:
+        return begin(replace(call, retry_failed=True))
 
 
 _OPTIONS = tuple(

@@ -17,8 +17,10 @@ import pydantic
 from deepseek_nb.client.json_text import Mend, read_json
 from deepseek_nb.client.schema_checks import at_the_top, unmeetable, without_titles
 from deepseek_nb.client.schema_columns import Column, Nested, columns_of
+from deepseek_nb.client.schema_strict import strict_schema
 from deepseek_nb.core.chat import Answer, canonical_json
 from deepseek_nb.core.errors import SchemaError, SchemaMismatch
+from deepseek_nb.core.form import AnswerForm
 
 __all__ = ["Schema"]
 
@@ -158,6 +160,11 @@ class Schema:
         """
         told = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
         return f"Answer with one JSON object that fits this JSON Schema: {told}\nWrite only the JSON object."
+
+    def form(self) -> AnswerForm:
+        """The shape as a strict function. Raises SchemaError for what strict functions do not support."""
+        told = json.dumps(strict_schema(self.json_schema), ensure_ascii=False, separators=(",", ":"))
+        return AnswerForm("answer", told)
 
     def parse(self, answer: Answer) -> Any:
         """The checked value of an answer.

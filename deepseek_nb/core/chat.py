@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
+from deepseek_nb.core.form import AnswerForm
+
 __all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canonical_json", "origin_of"]
 
 CACHE_VERSION = 1
@@ -54,6 +56,8 @@ class ChatRequest:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     schema_digest: str | None = None
+    form: AnswerForm | None = None
+    """The function the model has to answer with, where one is used; sent beside the messages."""
     user_id: str | None = None
     """Isolates the server's prefix cache: one per job, never one per row. Not in the fingerprint."""
 
@@ -76,10 +80,16 @@ class ChatRequest:
                     self.top_p,
                     self.stop,
                     self.schema_digest,
+                    *(() if self.form is None else (self.form.told,)),
                 ]
             )
         )
         return f"{route}/{self.model}_{prompt}_{parameters}"
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether only JSON is an answer."""
+        return self.json_mode or self.form is not None
 
     def prompt_chars(self) -> int:
         """Characters of all messages together."""

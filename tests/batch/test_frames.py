@@ -197,9 +197,34 @@ def test_a_polars_job(polars_frame, client, sandbox):
     assert job.errors["row"].to_list() == [3, 33]
     assert job.errors.columns == ["row", "error", "attempts", "cost_usd"]
     sandbox.faults = None
-    again = submit(polars_frame, ASK, client=client, job="p", retry_failed=True).result(30)
+    again = job.retry_failed().result(30)
     assert set(again["status"]) == {"done"}
     assert len(sandbox.log.complete) == 30
+
+
+def test_failed_rows_alone_are_asked_again(frame, client, sandbox, ticket):
+    """A new handle under the same name; not while the job runs, and nothing where nothing failed."""
+    sandbox.faults = FaultScript(lambda ask: Fault("content_risk") if "number 3 " in ask.text else None)
+    job = submit(frame, ASK, schema=ticket, client=client)
+    job.wait(30)
+    assert job.errors.index.tolist() == ["t3", "t33"]
+    sandbox.faults, sent = None, len(sandbox.log)
+    again = job.retry_failed()
+    assert again.name == job.name
+    assert (again.result(30)["status"] == "done").all()
+    assert len(sandbox.log) == sent + 1
+    assert again.retry_failed().result(30)["label"].tolist() == again.result()["label"].tolist()
+    assert len(sandbox.log) == sent + 1
+    assert sandbox.log.answered_twice() == {}
+
+
+def test_a_running_job_retries_nothing(frame, client, sandbox):
+    sandbox.faults = FaultScript.always("busy_503")
+    job = submit(frame, ASK, client=client)
+    with pytest.raises(errors.NotReady):
+        job.retry_failed()
+    job.cancel()
+    job.wait(30)
 
 
 def test_polars_values_of_all_kinds_are_asked_as_pandas_values_are(client, sandbox, ticket):
