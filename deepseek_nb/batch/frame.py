@@ -23,7 +23,7 @@ __all__ = ["ABOUT", "RAW", "TEXT_COLUMN", "answer_columns", "build_frame", "fram
 TEXT_COLUMN = "answer"
 
 _ABOUT = (
-    Column("status", (), "category", ("done", "failed", "pending")),
+    Column("status", (), "string"),  # no category: counts would tell of what is not there
     Column("error", (), "string"),
     Column("route", (), "category"),
     Column("attempts", (), "integer"),
