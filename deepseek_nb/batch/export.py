@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from deepseek_nb.batch.frames_io import as_pandas
 from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["escaped", "to_csv", "to_excel", "to_file"]
@@ -31,7 +32,7 @@ _NUMBER = re.compile(r"[+-](?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?%?")
 _NAMES_IN_OPTIONS = ("columns", "header", "index_label", "na_rep")
 
 
-def to_csv(frame: pd.DataFrame, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
+def to_csv(frame: Any, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
     """Write ``frame`` as ``DataFrame.to_csv`` does (same options and result), with no formula in it.
 
     ``escape_formulas=False`` writes every cell as it is. Costs a copy of the text columns.
@@ -42,12 +43,13 @@ def to_csv(frame: pd.DataFrame, path: Any = None, *, escape_formulas: bool = Tru
     "fine",2
     <BLANKLINE>
     """
+    frame, options = _without_index(frame, options)
     if escape_formulas:
         frame, options = escaped(frame), {"quoting": csv.QUOTE_NONNUMERIC} | _options(options)
     return frame.to_csv(path, **options)
 
 
-def to_excel(frame: pd.DataFrame, path: Any, *, escape_formulas: bool = True, **options: Any) -> None:
+def to_excel(frame: Any, path: Any, *, escape_formulas: bool = True, **options: Any) -> None:
     """Write ``frame`` as ``DataFrame.to_excel`` does (same options), with no formula in it.
 
     Raises ConfigError, which names the line that installs it, where nothing that writes Excel files is
@@ -60,6 +62,7 @@ def to_excel(frame: pd.DataFrame, path: Any, *, escape_formulas: bool = True, **
             "Writing Excel files needs openpyxl, which is not installed.",
             hint="Install it: pip install openpyxl",
         )
+    frame, options = _without_index(frame, options)
     if escape_formulas:
         frame, options = escaped(frame), _options(options)
     frame.to_excel(path, **options)
@@ -124,6 +127,13 @@ def escaped(frame: pd.DataFrame) -> pd.DataFrame:
         copy = frame.copy()
     copy.index, copy.columns = _axis(frame.index), _axis(frame.columns)
     return copy
+
+
+def _without_index(frame: Any, options: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A polars frame has no index: none is written."""
+    if isinstance(frame, pd.DataFrame):
+        return frame, options
+    return as_pandas(frame), {"index": False, **options}
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

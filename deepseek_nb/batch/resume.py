@@ -17,7 +17,8 @@ import pandas as pd
 from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_patience_s
 from deepseek_nb.batch.apply import watch
-from deepseek_nb.batch.frame import answer_columns, build_frame
+from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
+from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.hours import Hours, When
 from deepseek_nb.batch.job import Job, Prepared
 from deepseek_nb.batch.progress import Progress
@@ -25,6 +26,7 @@ from deepseek_nb.batch.rows import Rows
 from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import JobSpec
 from deepseek_nb.batch.submit import job_budget, standing
+from deepseek_nb.client.schema_columns import Column
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError, JobMismatch
@@ -91,7 +93,19 @@ def resume(
             hours=hours,
         )
         frame_of = partial(_frame, [each.body for each in prompts], keys, spec.schema)
-        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, ("resume", name)))
+        columns = (Column(_prompt_name(spec.schema), (), "string"), *frame_columns(spec.schema, None))
+        form = FrameForm(pd.DataFrame(), columns)
+        again = partial(
+            resume,
+            name,
+            client=client,
+            budget_usd=budget_usd,
+            patience=patience,
+            when=when,
+            retry_failed=True,
+        )
+        asked = ("resume", name)
+        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
         undo.pop_all()
     return job
 
@@ -121,9 +135,12 @@ def job_frame(journal: Journal, name: str) -> pd.DataFrame:
 def _frame(bodies: list[str], keys: list[str], schema: Schema | None, ledger: Any) -> pd.DataFrame:
     rows = Rows(bodies, range(len(bodies)), {})
     frame = build_frame(pd.RangeIndex(len(bodies)), rows, keys, ledger, schema, None)
-    name = "prompt" if "prompt" not in answer_columns(schema, None) else "row_prompt"
-    frame.insert(0, name, pd.Series(bodies, index=frame.index, dtype="str"))
+    frame.insert(0, _prompt_name(schema), pd.Series(bodies, index=frame.index, dtype="str"))
     return frame
+
+
+def _prompt_name(schema: Schema | None) -> str:
+    return "prompt" if "prompt" not in answer_columns(schema, None) else "row_prompt"
 
 
 def _job(journal: Journal, name: str) -> JobRow:
@@ -144,6 +161,7 @@ def _spec(there: JobRow) -> JobSpec:
         bool(meta.get("thinking")),
         meta.get("temperature"),
         meta.get("max_tokens"),
+        meta.get("structured", "json"),
     )
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
+from urllib.parse import urlsplit
 
 from deepseek_nb.adapters.keys import kept_key
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
@@ -19,6 +20,7 @@ from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import GateState
 from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
+from deepseek_nb.client.routes import DEEPSEEK_HOST
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.upstreams import Upstreams, account_of
 from deepseek_nb.client.watchdog import Limits
@@ -29,6 +31,7 @@ from deepseek_nb.core.caps import Caps
 from deepseek_nb.core.chat import Answer, ChatRequest, Message
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid, StoreFailed
 from deepseek_nb.core.events import CallEvent
+from deepseek_nb.core.form import AnswerForm, Structured
 from deepseek_nb.core.metrics import Metrics
 from deepseek_nb.core.notices import warn
 from deepseek_nb.core.prices import Price, PriceTable
@@ -104,9 +107,11 @@ class AsyncClient:
 
         ``prompt`` is a text, or a list of messages (``{"role": ..., "content": ...}``).
         Options: ``schema`` (a pydantic model, JSON Schema or ``{column: type}``: ``answer.value`` is
-        then the checked value), ``system``, ``model``, ``thinking``, ``reasoning_effort``,
-        ``max_tokens``, ``temperature``, ``top_p``, ``stop``, ``priority`` (1 to 5; 4 and 5 pass
-        first), ``ttl_s`` (how old a stored answer may be), ``cache``, ``budget_usd``,
+        then the checked value), ``structured`` ("json": JSON mode; "tool": a strict function on the beta
+        address, without thinking, for schemas in its subset), ``system``, ``model``, ``thinking``,
+        ``reasoning_effort``, ``max_tokens``, ``temperature``, ``top_p``, ``stop``,
+        ``priority`` (1 to 5; 4 and 5 pass first), ``ttl_s`` (how old a stored answer may be), ``cache``,
+        ``budget_usd``,
         ``patience`` (how long to keep trying while the server is busy: minutes, or text such as
         "90s"), ``fallback`` (where to ask then; None: as the client does, []: nowhere), ``user_id``,
         ``on_delta``, ``on_event``.
@@ -137,6 +142,7 @@ class AsyncClient:
         prompt: Prompt,
         *,
         schema: Any = None,
+        structured: Structured = "json",
         system: str | None = None,
         model: str | None = None,
         thinking: bool | None = None,
@@ -164,10 +170,13 @@ class AsyncClient:
         """
         settings = self.settings
         shape = None if schema is None else Schema.of(schema)
-        messages = _messages(prompt, system, shape)
+        form = _form(shape, structured, settings.base_url)
+        messages = _messages(prompt, system, shape if form is None else None)
         model, thinking = self._current(
             model or settings.model, settings.thinking if thinking is None else thinking
         )
+        if form is not None:
+            thinking = _thinks_not(thinking, reasoning_effort)
         if not isinstance(priority, int) or not 1 <= priority <= 5:
             raise RequestInvalid(f"priority is a whole number from 1 to 5, not {priority!r}.")
         request = ChatRequest(
@@ -175,12 +184,13 @@ class AsyncClient:
             messages=messages,
             thinking=thinking,
             reasoning_effort=reasoning_effort,
-            json_mode=shape is not None,
+            json_mode=shape is not None and form is None,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             schema_digest=shape.digest if shape else None,
+            form=form,
             user_id=user_id,
         )
         self.refuse_what_cannot_fit(request)
@@ -213,7 +223,7 @@ class AsyncClient:
             failover_s=self._upstreams.failover_s(interactive=priority >= INTERACTIVE_LANE),
             hedged=settings.hedge_after_s is not None and priority >= INTERACTIVE_LANE,
             output_tokens=8192 if thinking is False else 65536,
-            check=shape.parse if shape else None,
+            check=shape.checked if shape else None,
             on_delta=on_delta,
             on_event=on_event,
         )
@@ -422,6 +432,32 @@ class AnswerStream:
             if not work.done():
                 work.cancel()
                 await asyncio.wait([work])
+
+
+def _form(shape: Schema | None, structured: Structured, base_url: str) -> AnswerForm | None:
+    """What the server is told of the shape apart from the messages; None in JSON mode."""
+    if structured not in get_args(Structured):
+        raise ConfigError(f"structured= is 'json' or 'tool', not {structured!r}.")
+    if structured == "json":
+        return None
+    if shape is None:
+        raise ConfigError("structured='tool' needs a schema.", hint="Pass schema=, such as {'label': str}.")
+    url = urlsplit(base_url)
+    if url.path.rstrip("/").endswith("/v1") and f".{url.hostname}".endswith(f".{DEEPSEEK_HOST}"):
+        raise ConfigError(
+            "structured='tool' uses DeepSeek's beta address, which base_url's /v1 does not lead to.",
+            hint="Leave /v1 out of base_url: https://api.deepseek.com",
+        )
+    return shape.form()
+
+
+def _thinks_not(thinking: bool | None, effort: str | None) -> bool:
+    if thinking or effort not in (None, "none"):
+        raise RequestInvalid(
+            "The service forces no function call while the model thinks.",
+            hint="Leave out thinking, or use structured='json'. Nothing was sent.",
+        )
+    return False
 
 
 def _messages(prompt: Prompt, system: str | None, shape: Schema | None) -> tuple[Message, ...]:

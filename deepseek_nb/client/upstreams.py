@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from deepseek_nb.adapters.auth import ApiKey, JWTBearer
 from deepseek_nb.adapters.limits import SharedLimits, account_name
@@ -45,12 +46,14 @@ class Upstream:
         route: str,
         new_gate: Callable[[str], Gate],
         dialect: Dialect = "deepseek",
+        base_path: str = "",
         price: Price | None = None,
         free: bool = False,
     ) -> None:
         self.transport = transport
         self.route = route
         self.dialect: Dialect = dialect
+        self.base_path = base_path
         self.price = price
         self.free = free
         self.reached = False
@@ -163,6 +166,7 @@ def _connected(route: Route, settings: Settings) -> Upstream:
         route=settings.route_name,
         new_gate=lambda model: _gate(settings, model),
         dialect=route.speaks(),
+        base_path=urlsplit(settings.base_url).path,
         price=route.price(),
         free=route.on_this_machine,
     )

@@ -43,6 +43,8 @@ def _parameters(request: Any) -> list[tuple[str, Any]]:
     named = [(name, getattr(request, name)) for name in ("temperature", "max_tokens", "top_p")]
     if request.json_mode:
         named.append(("answer", "one JSON object, checked"))
+    if request.form is not None:
+        named.append(("answer", "the arguments of a strict function, checked"))
     return [(name.replace("_", " "), value) for name, value in named if value is not None]
 
 

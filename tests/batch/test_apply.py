@@ -148,7 +148,9 @@ def test_empty_values_can_be_asked_with(frame, client, ticket):
 
 
 BAD_CALLS = [
-    ({"frame": pd.DataFrame({"text": []})}, errors.FrameError, "no rows"),
+    ({"frame": [{"text": "a"}]}, errors.FrameError, "no frame"),
+    ({"frame": pd.Series(["a"], name="text")}, errors.FrameError, "no frame"),
+    ({"frame": pd.DataFrame({"text": []}), "template": "{{tekst}}"}, errors.TemplateError, "text"),
     ({"template": "{{tekst}}"}, errors.TemplateError, "text"),
     ({"template": "no column"}, errors.TemplateError, "names no column"),
     ({"template": "{{text"}, errors.TemplateError, "line 1"),

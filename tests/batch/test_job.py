@@ -285,7 +285,8 @@ def test_the_same_call_while_it_runs_gives_the_same_handle(frame, slow, ticket):
     ("change", "error"),
     [
         ({"template": "{{tekst}}"}, errors.TemplateError),
-        ({"frame": pd.DataFrame({"text": []})}, errors.FrameError),
+        ({"frame": pd.DataFrame({"text": [None]})}, errors.FrameError),
+        ({"frame": {"text": ["a"]}}, errors.FrameError),
         ({"schema": {"a": 5}}, errors.SchemaError),
         ({"job": "bad\nname"}, errors.ConfigError),
         ({"budget_usd": 0}, errors.ConfigError),
