@@ -87,6 +87,7 @@ def test_pause_stops_requests_and_resume_pays_nothing_twice(frame, slow):
     job.pause()
     assert job.status == "paused"
     assert eventually(lambda: server.in_flight == 0)
+    time.sleep(0.3)  # what has come in is written into the log, and into the ledger
     sent, done = len(server.log), job.progress.done
     time.sleep(0.6)
     assert (len(server.log), server.in_flight) == (sent, 0), "something was sent while paused"
