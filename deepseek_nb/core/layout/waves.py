@@ -58,7 +58,8 @@ def waves(shared_blocks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     lead = leaders(shared_blocks)
     if len(lead) <= LEADERS:
         return (tuple(lead),) if lead else ()
-    second = next((place for place in lead[1:] if not min(shared_blocks[1 : place + 1])), lead[1])
+    parts = next((place for place, blocks in enumerate(shared_blocks) if place > lead[0] and not blocks), 0)
+    second = next((place for place in lead if place >= parts > 0), lead[1])
     rest = tuple(place for place in lead[1:] if place != second)
     return (lead[0], second), rest
 
