@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import nbformat
 import pytest
@@ -20,11 +21,12 @@ RESET = "import deepseek_nb as ds\nds.configure(); None"
 
 
 @pytest.fixture
-def page(kernel) -> FrontEnd:
-    """A page whose kernel has a fresh client."""
+def page(kernel) -> Iterator[FrontEnd]:
+    """A page whose kernel has a fresh client; a dashboard that is left open is closed."""
     page = FrontEnd(kernel)
     assert page.run(RESET)["status"] == "ok"
-    return page
+    yield page
+    page.run("if 'board' in globals(): board.close()")
 
 
 def opened(page: FrontEnd, arguments: str = "") -> FrontEnd:
