@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal
@@ -175,6 +176,15 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_markdown_(self) -> str:
+        """The text to the letter, in a block that nothing in it can end: a model's Markdown may be hostile.
+
+        Where IPython shows it, ``deepseek_nb.notebook`` makes it harmless and shows it as Markdown.
+        """
+        longest = max((len(run) for run in re.findall(r"`+", self.text)), default=0)
+        fence = "`" * max(3, longest + 1)
+        return f"{fence}\n{self.text}\n{fence}"
 
     @property
     def origin(self) -> str:
