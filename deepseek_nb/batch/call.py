@@ -14,17 +14,21 @@ import pandas as pd
 from deepseek_nb.adapters.settings import parse_duration_s
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.frame import answer_columns
+from deepseek_nb.batch.frames_io import as_pandas
+from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.numbered import NumberedSchema
 from deepseek_nb.batch.rows import Rows, read_rows
 from deepseek_nb.batch.spec import Asking, JobSpec
+from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import ConfigError, ContextTooLong
+from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.arrange import Arrangement, as_given
 from deepseek_nb.sandbox.tokens import make_counter
 
-__all__ = ["OPTIONS", "JobCall", "Work", "arranged", "counter", "fitting", "work_of"]
+__all__ = ["OPTIONS", "JobCall", "Work", "arranged", "counter", "fitting", "user_of", "work_of"]
 
 _JOB_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 FEWEST_ROWS = 32
@@ -35,10 +39,13 @@ FEWEST_ROWS = 32
 class JobCall:
     """The arguments of a call of ``submit`` or ``apply``."""
 
-    frame: pd.DataFrame
+    frame: Any
     template: str
     schema: Any
     into: str | None
+    nested: Nested
+    structured: Structured
+    raw: bool
     job: str | None
     system: str | None
     model: str | None
@@ -56,6 +63,7 @@ class JobCall:
     layout: Layout
     answers: Literal["json", "numbers"]
     cache_block: int
+    when: When | None
     client: Client | None
 
 
@@ -69,7 +77,8 @@ class Work:
     """What a call asks for: its rows, and what decides what they mean."""
 
     name: str
-    schema: Schema | None
+    index: pd.Index
+    """That of the caller's frame."""
     rows: Rows
     spec: JobSpec
     digest: str
@@ -78,7 +87,7 @@ class Work:
         """What gives the errand for each of its rows."""
         return self.spec.errands(
             client.aio,
-            user_id=f"job-{blake2b(self.name.encode(), digest_size=8).hexdigest()}",
+            user_id=user_of(self.name),
             priority=call.priority,
             ttl_s=None if call.ttl is None else parse_duration_s(call.ttl),
             cache=call.cache,
@@ -92,19 +101,25 @@ def work_of(call: JobCall, client: Client) -> Work:
 
     Raises what :func:`deepseek_nb.apply` raises before anything is sent.
     """
-    shape = None if call.schema is None else Schema.of(call.schema)
+    shape = None if call.schema is None else Schema.of(call.schema, nested=call.nested)
     if call.answers not in ("json", "numbers"):
         raise ConfigError(f"answers is 'json' or 'numbers', not {call.answers!r}.")
     if call.answers == "numbers":
         if shape is None:
             raise ConfigError("answers='numbers' numbers the options of a schema: give schema=, too.")
+        if call.structured != "json":
+            raise ConfigError(
+                f"answers='numbers' asks for lines, and structured={call.structured!r} for JSON: not both.",
+                hint="Leave one of them out. Nothing was sent.",
+            )
         shape = NumberedSchema(shape)
     if not isinstance(call.cache_block, int) or not 0 <= call.cache_block <= 4096:
         raise ConfigError(
             f"cache_block is a number of tokens from 0 (no filler) to 4096, not {call.cache_block!r}."
         )
-    answer_columns(shape, call.into)
-    rows = read_rows(call.frame, call.template, missing=call.missing, layout=call.layout)
+    answer_columns(shape, call.into, raw=call.raw)
+    frame = as_pandas(call.frame, call.template)
+    rows = read_rows(frame, call.template, missing=call.missing, layout=call.layout)
     spec = JobSpec(
         call.template,
         shape,
@@ -113,12 +128,18 @@ def work_of(call: JobCall, client: Client) -> Work:
         call.thinking,
         call.temperature,
         call.max_tokens,
+        call.structured,
         call.answers,
         call.cache_block,
         rows.form,
     )
     digest = spec.digest(client.aio)
-    return Work(_job_name(call.job, digest, rows.prompts), shape, rows, spec, digest)
+    return Work(_job_name(call.job, digest, rows.prompts), frame.index, rows, spec, digest)
+
+
+def user_of(job: str) -> str:
+    """The name under which a job's rows are told apart by the server: no text of the job itself."""
+    return f"job-{blake2b(job.encode(), digest_size=8).hexdigest()}"
 
 
 def arranged(rows: Rows, places: Sequence[int], asking: Asking, block: int) -> Arrangement:

@@ -68,6 +68,14 @@ class Form:
             return _bare(values[self.fields[0]])
         return "\n".join(_line(_bare(values[self.fields[place]])) for place in self.order)
 
+    def filled(self, rows: Sequence[str]) -> list[str]:
+        """The template filled for each of these rows, as a person reads it."""
+        if self.layout == "inline":
+            return list(rows)
+        fill = Template(self.template, missing="empty").compile(self.fields)
+        kept = map(json.loads, rows)
+        return [fill([values[name] for name in self.fields]) for values in kept]
+
     def extra_chars(self) -> list[int]:
         """Characters that a row has for each field beside its value."""
         if self.layout == "keyed":

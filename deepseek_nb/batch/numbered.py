@@ -8,13 +8,13 @@ JSON that the schema asks for, and checked by it.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
+from deepseek_nb.client.json_text import Mend
 from deepseek_nb.client.structured import Schema
-from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import SchemaError, SchemaMismatch
+from deepseek_nb.core.errors import SchemaError
+from deepseek_nb.core.form import AnswerForm
 
 __all__ = ["NumberedSchema"]
 
@@ -63,24 +63,23 @@ class NumberedSchema(Schema):
         """Names the shape and the way it is asked for: another way is another question."""
         return blake2b(f"numbers {self.base.digest}".encode(), digest_size=8).hexdigest()
 
-    def parse(self, answer: Answer) -> Any:
-        """The checked value of an answer.
+    def form(self) -> AnswerForm:
+        """There is none: a function's arguments are JSON. Raises :class:`SchemaError`."""
+        raise SchemaError("Answers by number are lines, which no function can be asked for.")
 
-        Raises :class:`SchemaMismatch`, which carries the answer, where its lines are no such values.
-        """
-        lines = answer.text.strip().split("\n", len(self._fields) - 1)
+    def read(self, text: str) -> tuple[Any, tuple[Mend, ...]]:
+        """The checked value of a text; nothing is mended. Raises ValueError for lines that are no such values."""
+        lines = text.strip().split("\n", len(self._fields) - 1)
         if len(lines) < len(self._fields):
-            raise SchemaMismatch(f"The answer has {len(lines)} of {len(self._fields)} lines.", answer=answer)
-        found = {}
-        for (name, options, kind), line in zip(self._fields, lines, strict=True):
-            found[name] = _read(line.strip(), options, kind, name, answer)
-        try:
-            return self.base.parse(replace(answer, text=json.dumps(found)))
-        except SchemaMismatch as error:
-            raise SchemaMismatch(error.message, answer=answer) from None
+            raise ValueError(f"The answer has {len(lines)} of {len(self._fields)} lines.")
+        found = {
+            name: _read(line.strip(), options, kind, name)
+            for (name, options, kind), line in zip(self._fields, lines, strict=True)
+        }
+        return self.base.read(json.dumps(found))
 
 
-def _read(text: str, options: list[Any] | None, kind: str, name: str, answer: Answer) -> Any:
+def _read(text: str, options: list[Any] | None, kind: str, name: str) -> Any:
     if kind == "string":
         return text
     try:
@@ -89,7 +88,7 @@ def _read(text: str, options: list[Any] | None, kind: str, name: str, answer: An
         return dict(enumerate(options, 1))[int(text)]
     except (ValueError, KeyError):
         wanted = _PLAIN[kind] if options is None else f"a number from 1 to {len(options)}"
-        raise SchemaMismatch(f"{name} is {wanted}, not {text[:40]!r}.", answer=answer) from None
+        raise ValueError(f"{name} is {wanted}, not {text[:40]!r}.") from None
 
 
 def _resolved(told: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:

@@ -11,18 +11,21 @@ from inspect import Parameter, signature
 from statistics import fmean
 from typing import Any, Literal
 
-import pandas as pd
+from narwhals.typing import IntoDataFrame
 
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.batch.call import JobCall, arranged, counter, fitting, work_of
 from deepseek_nb.batch.form import Layout
+from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.spec import ROW_PRIORITY
 from deepseek_nb.batch.typical import answer_tokens
 from deepseek_nb.batch.waves import waves_of
+from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.chat import Message
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.events import duration
+from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.arrange import Arrangement
 from deepseek_nb.core.layout.estimate import Estimate, cached_tokens, sampled
 from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
@@ -156,11 +159,14 @@ class Plan:
 
 
 def plan(
-    frame: pd.DataFrame,
+    frame: IntoDataFrame,
     template: str,
     *,
     schema: Any = None,
     into: str | None = None,
+    nested: Nested = "flatten",
+    structured: Structured = "json",
+    raw: bool = False,
     job: str | None = None,
     system: str | None = None,
     model: str | None = None,
@@ -178,6 +184,7 @@ def plan(
     layout: Layout = "auto",
     answers: Literal["json", "numbers"] = "json",
     cache_block: int = BLOCK_TOKENS,
+    when: When | None = None,
     client: Client | None = None,
 ) -> Plan:
     """Tell what :func:`deepseek_nb.apply` with the same arguments would send and cost; nothing is sent.
@@ -239,7 +246,7 @@ def _plan(call: JobCall) -> Plan:
             len(places),
             round((static + row_tokens) * len(places)),
             _hits(found, shared, waved=waved, in_flight=concurrency, block=call.cache_block or BLOCK_TOKENS),
-            round(answer_tokens(work.schema, count) * len(places)),
+            round(answer_tokens(work.spec.schema, count) * len(places)),
         )
     at = datetime.now(UTC)
     at_once = min(concurrency, max(1, len(places)))
@@ -247,7 +254,7 @@ def _plan(call: JobCall) -> Plan:
     return Plan(
         call,
         tuple(asking(prompt, None).request.messages for prompt in prompts),
-        len(call.frame),
+        len(work.index),
         len(rows.prompts),
         sum(place < 0 for place in rows.row_prompt),
         len(keys) - len(places),

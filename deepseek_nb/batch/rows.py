@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from deepseek_nb.core.layout.arrange import Arrangement, arrange, as_given
 from deepseek_nb.core.layout.order import distinct
 from deepseek_nb.core.template import Template
 
-__all__ = ["Rows", "read_rows"]
+__all__ = ["Rows", "kept_rows", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,11 @@ def read_rows(
     A row with an empty value (None, NaN, NA, NaT) in a column the template names is not asked
     (``missing="fail"``), or asked with nothing in its place (``"empty"``). Equal prompts are one.
 
-    Raises :class:`FrameError` for a frame without rows or where every row lacks a value, and
+    A frame without rows has no prompts. Raises :class:`FrameError` where every row lacks a value, and
     :class:`TemplateError` for a template that cannot be read or names a column that is not there.
     """
     if missing not in ("fail", "empty"):
         raise FrameError(f"missing= is 'fail' or 'empty', not {missing!r}.")
-    if not len(frame):
-        raise FrameError("The frame has no rows, so there is nothing to ask.", hint="Nothing was sent.")
     compiled = Template(template, missing="empty" if missing == "empty" else "error")
     if not compiled.names:
         raise TemplateError(
@@ -109,7 +108,7 @@ def read_rows(
     if problems:
         asked = [row for row in asked if row not in problems]
         values = [[column[row] for row in asked] for column in values]
-    if not asked:
+    if not asked and len(frame):
         raise FrameError(
             f"No row can be asked. {next(iter(problems.values()))}",
             hint="Fill the column, or pass missing='empty'. Nothing was sent.",
@@ -124,6 +123,15 @@ def read_rows(
     if inline:
         return Rows(values[0], row_prompt, problems, form)
     return Rows(_bodies(values, form), row_prompt, problems, form, values)
+
+
+def kept_rows(prompts: Sequence[str], form: Form) -> Rows:
+    """The rows of a job by its own prompts, as they are written down; one row for each."""
+    columns: Sequence[Sequence[str]] = ()
+    if form.layout != "inline":
+        kept = [json.loads(prompt) for prompt in prompts]
+        columns = [[compact_json(row[name]) for row in kept] for name in form.fields]
+    return Rows(prompts, range(len(prompts)), {}, form, columns)
 
 
 def _filled(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from deepseek_nb.adapters.journal import Item, ItemRow, Journal
+from deepseek_nb.batch.hours import Hours
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.waves import Waves
 from deepseek_nb.client.aio import AsyncClient
@@ -73,6 +74,7 @@ class JobRun:
         patience_s: float,
         check: Callable[[Answer], Any] | None = None,
         waves: Waves | None = None,
+        hours: Hours | None = None,
     ) -> None:
         self.client = client
         self.journal = journal
@@ -82,6 +84,7 @@ class JobRun:
         self.patience_s = patience_s
         self.check = check
         self.waves = waves or Waves()
+        self.hours = hours
         self.stopped_by: DeepSeekError | None = None
         self._todo: deque[str] = deque(keys)
         self._elsewhere: list[str] = []
@@ -92,6 +95,9 @@ class JobRun:
         self._hungry = asyncio.Event()  # fewer rows are queued than one chunk
         self._going = asyncio.Event()  # not paused
         self._going.set()
+        self._feeding = asyncio.Event()  # not paused by the user: what is stored is given at any hour
+        self._feeding.set()
+        self._pauses: set[str] = set()
         self._called_back: set[asyncio.Task[Any]] = set()
         self._looked_s = 0.0
         self._last_refusal: DeepSeekError | None = None
@@ -103,6 +109,9 @@ class JobRun:
         """Work until every row is done or failed, or the job stops."""
         self._looked_s = asyncio.get_running_loop().time()
         helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch())]
+        if self.hours is not None:
+            self.hours.look(self)
+            helpers.append(asyncio.create_task(self.hours.keep(self)))
         feeder = asyncio.create_task(self._feed())
         try:
             if await self._lead():
@@ -125,21 +134,29 @@ class JobRun:
             self.stopped_by = why
             self._stopping.set()
 
-    def pause(self) -> None:
+    def pause(self, why: str = "user") -> None:
         """Send nothing new: what is on the wire finishes, rows that wait for a place leave the line.
 
-        The leases are kept. What has been paid for is kept; nothing is asked twice for it.
+        The leases are kept. What has been paid for is kept; nothing is asked twice for it. There may be
+        several reasons at a time.
         """
+        self._pauses.add(why)
+        if why == "user":
+            self._feeding.clear()
         if self._going.is_set():
             self._going.clear()
             self.progress.paused = True
             for task in self._on_the_wire:
                 self._call_back(task)
 
-    def resume(self) -> None:
-        """Go on where :meth:`pause` stopped."""
-        self.progress.paused = False
-        self._going.set()
+    def resume(self, why: str = "user") -> None:
+        """Go on where :meth:`pause` stopped, once no reason for a pause is left."""
+        self._pauses.discard(why)
+        if why == "user":
+            self._feeding.set()
+        if not self._pauses:
+            self.progress.paused = False
+            self._going.set()
 
     def _call_back(self, task: asyncio.Task[Any]) -> None:
         """Take a row out of the line, if it is not on the wire; its worker holds it until the job goes on."""
@@ -153,7 +170,7 @@ class JobRun:
         """Lease rows in chunks, answer from the store what is there, queue the rest."""
         try:
             while self._todo and not self._stopping.is_set():
-                await self._going.wait()
+                await self._feeding.wait()
                 if self._queue.qsize() >= CHUNK_ROWS:
                     self._hungry.clear()
                     await self._hungry.wait()

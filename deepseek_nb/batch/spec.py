@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
-from deepseek_nb.batch.form import INLINE, Form
+from deepseek_nb.batch.form import INLINE, Form, compact_json
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.structured import Schema
@@ -15,6 +15,7 @@ from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import ChatRequest, Message, Usage, canonical_json
 from deepseek_nb.core.events import CallEvent
+from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.estimate import scale_of
 from deepseek_nb.core.layout.prefix import BLOCK_TOKENS, Prefix, padded
 from deepseek_nb.core.retry import RetryPolicy
@@ -46,6 +47,7 @@ class JobSpec:
     thinking: bool = False
     temperature: float | None = None
     max_tokens: int | None = None
+    structured: Structured = "json"
     answers: Literal["json", "numbers"] = "json"
     block: int = BLOCK_TOKENS
     form: Form = INLINE
@@ -65,6 +67,7 @@ class JobSpec:
             "thinking": self.thinking,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
+            **({} if self.structured == "json" else {"structured": self.structured}),
         }
         if self.form.layout != "inline":
             told["layout"] = self.form.layout
@@ -100,6 +103,7 @@ class JobSpec:
             made = client.prepare(
                 PLACEHOLDER,
                 schema=self.schema,
+                structured=self.structured,
                 system=system or None,
                 model=self.model,
                 thinking=self.thinking,
@@ -151,7 +155,7 @@ class Asking:
         self.prefix: Prefix | None = None
         """The static beginning as it is sent, where tokens are counted."""
         self._calibrated = False
-        self._reach = 0
+        self._reach = self._function_tokens = 0
         if block:
             first = self._key_head[0]
             noted = Message(first.role, f"{first.content}\n[filled up to {block} tokens]")
@@ -159,7 +163,8 @@ class Asking:
 
     def static_tokens(self, count: Callable[[str], int]) -> int:
         """Tokens of what stands before the row, as it is without filler."""
-        return sum(padded(message.content, count, block=0).tokens for message in self._head[:1])
+        head = sum(padded(message.content, count, block=0).tokens for message in self._head[:1])
+        return head + self._counted_function(count)
 
     def send_as(self, form: Form, count: Callable[[str], int], reach: int = 0) -> None:
         """Send the fields in this order, behind a static beginning that is filled up to whole blocks.
@@ -170,6 +175,7 @@ class Asking:
             self.form, self._sent = form, self._prepare(form)
         self._head = self._sent.request.messages[:-1]
         self._count, self._reach = count, reach
+        self._function_tokens = self._counted_function(count)
         if self._head:
             self._fill(1.0, 0, 0)
 
@@ -205,11 +211,16 @@ class Asking:
         if not off or not usage.prompt_tokens:
             return False
         before = self.prefix.text
-        if abs(off) <= EXACT_TOKENS:
+        if abs(off) <= EXACT_TOKENS or self._function_tokens:  # how a function is told is not documented
             self._fill(1.0, off, 0)
         else:
             self._fill(scale_of(usage.prompt_tokens, counted), 0, MARGIN_TOKENS)
         return self.prefix.text != before
+
+    def _counted_function(self, count: Callable[[str], int]) -> int:
+        """Tokens of the function that answers are asked for by, which stands before all messages."""
+        form = self._plain.request.form
+        return 0 if form is None else count(compact_json(form.fields()["tools"]))
 
     def _fill(self, scale: float, offset_tokens: int, margin_tokens: int) -> None:
         assert self._count is not None  # noqa: S101 (asked before)
@@ -220,7 +231,7 @@ class Asking:
             block=self._block,
             reach=self._reach,
             scale=scale,
-            offset_tokens=offset_tokens,
+            offset_tokens=offset_tokens + self._function_tokens,
             margin_tokens=margin_tokens,
         )
         self._head = (Message(system.role, self.prefix.text), *self._sent.request.messages[1:-1])

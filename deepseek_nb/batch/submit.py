@@ -9,36 +9,40 @@ from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
+from narwhals.typing import IntoDataFrame
 
-from deepseek_nb.adapters.journal import JobRow, Journal
-from deepseek_nb.adapters.settings import parse_patience_s
-from deepseek_nb.batch.call import OPTIONS, JobCall, arranged, fitting, work_of
+from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.batch.call import OPTIONS, JobCall, fitting, work_of
 from deepseek_nb.batch.form import Layout
-from deepseek_nb.batch.frame import build_frame
+from deepseek_nb.batch.frame import build_frame, frame_columns
+from deepseek_nb.batch.frames_io import FrameForm
+from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
 from deepseek_nb.batch.plan import Plan, call_of
-from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
 from deepseek_nb.batch.rows import Rows
-from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import ROW_PRIORITY
-from deepseek_nb.batch.waves import waves_of
+from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
-from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, JobRunning
+from deepseek_nb.core.errors import JobRunning
+from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 from deepseek_nb.session import default_client
 
-__all__ = ["JobCall", "begin", "submit"]
+__all__ = ["begin", "submit"]
 
 _one_at_a_time = threading.Lock()
 
 
 def submit(
-    frame: pd.DataFrame | Plan,
+    frame: IntoDataFrame | Plan,
     template: str | Plan | None = None,
     *,
     schema: Any = None,
     into: str | None = None,
+    nested: Nested = "flatten",
+    structured: Structured = "json",
+    raw: bool = False,
     job: str | None = None,
     system: str | None = None,
     model: str | None = None,
@@ -56,6 +60,7 @@ def submit(
     layout: Layout = "auto",
     answers: Literal["json", "numbers"] = "json",
     cache_block: int = BLOCK_TOKENS,
+    when: When | None = None,
     client: Client | None = None,
 ) -> Job:
     """Ask about every row of ``frame`` in the background; gives a handle at once.
@@ -87,49 +92,53 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
     client = call.client or default_client()
     work = work_of(call, client)
     client.settings.require_credentials()
-    name, digest, rows, shape = work.name, work.digest, work.rows, work.schema
-    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in OPTIONS), call.frame.index)
+    hours = hours_of(client, call.when, call.model)
+    name, spec, schema = work.name, work.spec, work.spec.schema
+    asked = _Asked(work.digest, work.rows, tuple(getattr(call, name) for name in OPTIONS), work.index)
     if alone and (running := _running(client, name, asked)) is not None:
         return running
     with ExitStack() as undo:
         journal = undo.enter_context(Journal(client.settings.data_dir / "jobs.db"))
         before = journal.job(name)
-        resumed = before is not None and before.digest == digest
-        budget = _budget(client, call.budget_usd, journal, name, before if resumed else None)
-        make_errand = work.asking(call, client, budget)
-        rows, keys = fitting(rows, make_errand)
-        settings = client.settings
-        patience_s = settings.patience_s if call.patience is None else parse_patience_s(call.patience)
-        journal.open_job(
-            name,
-            digest,
-            work.spec.meta(client.aio),
-            zip(keys, rows.prompts, [call.priority] * len(keys), strict=True),
-        )
-        if call.retry_failed:
-            journal.retry_failed(name)
-        progress, pending = _standing(journal, name, keys)
-        progress.money = budget
-        place_of = {key: place for place, key in enumerate(keys)}
-        places = [place_of[key] for key in pending]
-        found = arranged(rows, places, make_errand, call.cache_block)
-        pending = [pending[place] for place in found.sent]
-        rows = replace(rows, values=())
-        run = JobRun(
-            client.aio,
+        resumed = before is not None and before.digest == work.digest
+        budget = job_budget(client, call.budget_usd, journal, name, before if resumed else None)
+        asking = work.asking(call, client, budget)
+        rows, keys = fitting(work.rows, asking)
+        items = zip(keys, rows.prompts, [call.priority] * len(keys), strict=True)
+        written_down(journal, name, spec, client, items)
+        progress, pending = standing(journal, name, keys, budget, retry_failed=call.retry_failed)
+        run = job_run(
+            client,
             journal,
             name,
+            spec,
+            asking,
+            rows,
+            keys,
             pending,
-            make_errand,
             progress,
-            patience_s=patience_s,
-            check=shape.parse if shape else None,
-            waves=waves_of(pending, [len(wave) for wave in found.waves], make_errand),
+            patience=call.patience,
+            hours=hours,
         )
-        frame_of = partial(build_frame, call.frame.index, rows, keys, schema=shape, into=call.into)
-        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, asked))
+        frame_of = partial(
+            build_frame,
+            work.index,
+            replace(rows, values=()),
+            keys,
+            schema=schema,
+            into=call.into,
+            raw=call.raw,
+        )
+        form = FrameForm(call.frame, frame_columns(schema, call.into, raw=call.raw))
+        again = partial(_retried, replace(call, client=client))
+        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
         undo.pop_all()
     return job
+
+
+def _retried(call: JobCall) -> Job:
+    with _one_at_a_time:
+        return begin(replace(call, retry_failed=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,30 +169,3 @@ def _running(client: Client, name: str, asked: _Asked) -> Job | None:
                 f"The job {name!r} is {job.status} in this process, with other rows or options.",
             )
     return None
-
-
-def _standing(journal: Journal, name: str, keys: list[str]) -> tuple[Progress, list[str]]:
-    """Where a job stands when a run begins: its figures, and the keys that are left."""
-    states = {item.key: item.state for item in journal.rows(name)}
-    done = sum(states.get(key) == "d" for key in keys)
-    failed = sum(states.get(key) == "f" for key in keys)
-    progress = Progress(total=len(keys), done=done, failed=failed, already=done + failed)
-    return progress, [key for key in keys if states.get(key) not in ("d", "f")]
-
-
-def _budget(
-    client: Client, budget_usd: float | None, journal: Journal, name: str, before: JobRow | None
-) -> Budget:
-    """The job's budget; all processes at work on the job spend from one limit, kept in the journal."""
-    if budget_usd is not None and not (isinstance(budget_usd, int | float) and budget_usd > 0):
-        raise ConfigError(
-            f"budget_usd is an amount above 0, not {budget_usd!r}.", hint="Give US dollars, such as 0.50."
-        )
-    return Budget(
-        budget_usd,
-        parent=client.budget,
-        name="budget of the job",
-        spent_usd=before.spent_usd if before else 0.0,
-        unknown_usd=before.unknown_usd if before else 0.0,
-        draw=None if budget_usd is None else partial(journal.draw, name, budget_usd),
-    )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import INTERACTIVE_LANE
@@ -41,8 +40,8 @@ class Errand:
     """Whether a second copy is sent when nothing is heard of the first."""
     output_tokens: int = 8192
     """What an answer may have at most where the request does not say: for the reservation."""
-    check: Callable[[Answer], Any] | None = None
-    """Gives the answer's value, or raises an AnswerInvalid."""
+    check: Callable[[Answer], Answer] | None = None
+    """Gives the answer with its value, or raises an AnswerInvalid."""
     on_delta: Callable[[Delta], None] | None = None
     on_event: Callable[[CallEvent], None] | None = None
 
@@ -53,4 +52,4 @@ class Errand:
 
     def with_value(self, answer: Answer) -> Answer:
         """``answer`` with the value that ``check`` makes of it; raises an AnswerInvalid as ``check`` does."""
-        return replace(answer, value=self.check(answer)) if self.check else answer
+        return self.check(answer) if self.check else answer

@@ -20,7 +20,7 @@ from deepseek_nb.core.errors import (
     Recalled,
     TransportFailed,
 )
-from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body
+from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body, request_path
 
 __all__ = ["Exchange"]
 
@@ -74,7 +74,10 @@ class Exchange:
             async with Watchdog(self.limits, repeat_due) as self._watchdog:
                 self._gate.sent(self.ticket, self.take_back)
                 body = request_body(self.request, dialect=self.upstream.dialect)
-                async with self.upstream.transport.post("/chat/completions", body) as reply:
+                path = request_path(
+                    self.request, base_path=self.upstream.base_path, dialect=self.upstream.dialect
+                )
+                async with self.upstream.transport.post(path, body) as reply:
                     trace_id = reply.trace_id
                     self._speaks()
                     if reply.status != 200:

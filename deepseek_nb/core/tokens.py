@@ -53,7 +53,8 @@ def estimate_request_tokens(request: ChatRequest) -> int:
     >>> estimate_request_tokens(ChatRequest("deepseek-flash", (Message("user", "Return exactly: OK"),)))
     10
     """
-    return sum(
+    form = 0 if request.form is None else estimate_tokens(request.form.told)
+    return form + sum(
         MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.content) + estimate_tokens(message.reasoning or "")
         for message in request.messages
     )

@@ -41,7 +41,7 @@ from deepseek_nb.core.errors import (
 )
 from deepseek_nb.core.tokens import estimate_request_tokens, estimate_tokens
 
-__all__ = ["AnswerDecoder", "Delta", "Dialect", "error_from_reply", "request_body"]
+__all__ = ["AnswerDecoder", "Delta", "Dialect", "error_from_reply", "request_body", "request_path"]
 
 KEPT_BODY_CHARS = 500
 WHITESPACE_RUN_CHARS = 1024
@@ -60,6 +60,16 @@ Dialect = Literal["deepseek", "openai"]
 
 
 # ------------------------------------------------------------------------------ to the server
+
+
+def request_path(request: ChatRequest, *, base_path: str = "", dialect: Dialect = "deepseek") -> str:
+    """The path of a request for an answer, behind a base address whose own path is ``base_path``.
+
+    DeepSeek documents strict functions at its beta address only. A base address with a path of its own
+    is taken at its word: it may be the beta address, or another server's.
+    """
+    beta = request.form is not None and dialect == "deepseek" and not base_path.strip("/")
+    return "/beta/chat/completions" if beta else "/chat/completions"
 
 
 def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect = "deepseek") -> bytes:
@@ -84,6 +94,8 @@ def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect 
         body["thinking"] = {"type": "enabled" if request.thinking else "disabled"}
     if request.json_mode:
         body["response_format"] = {"type": "json_object"}
+    if request.form is not None:
+        body.update(request.form.fields())
     for name in ("reasoning_effort", "max_tokens", "temperature", "top_p", "user_id"):
         value = getattr(request, name)
         if value is not None and (deepseek or name != "user_id"):
@@ -350,6 +362,8 @@ class AnswerDecoder:
             return None
         content, thought = piece.get("content"), piece.get("reasoning_content")
         text = content if isinstance(content, str) else ""
+        if self.request.form is not None:
+            text += self.request.form.arguments(piece)
         reasoning = thought if isinstance(thought, str) else ""
         if not text and not reasoning:
             return None
@@ -363,7 +377,7 @@ class AnswerDecoder:
         if not text:
             return
         self._text.append(text)
-        if self.request.json_mode:
+        if self.request.wants_json:
             run = len(text) - len(text.rstrip())
             self._blanks = self._blanks + run if run == len(text) else run
             if self._blanks > WHITESPACE_RUN_CHARS and self._kind == "sse":
@@ -437,7 +451,7 @@ class AnswerDecoder:
             reason = finish or "no finish reason"
             raise self._broken(f"the server gave the answer up ({reason})")
         blank = not answer.text.strip()
-        if finish == "length" and (blank or self.request.json_mode):
+        if finish == "length" and (blank or self.request.wants_json):
             spent = f"{answer.usage.completion_tokens} tokens"
             thought = ", all of them reasoning" if blank and answer.reasoning else ""
             raise AnswerTruncated(f"The answer was cut at max_tokens ({spent}{thought}).", answer=answer)

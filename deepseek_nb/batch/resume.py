@@ -1,0 +1,185 @@
+"""A job from its own files: gone on with, or made a frame of, without the frame that it was begun with.
+
+The journal holds the template, the schema, the model and the prompt of every row. What it does not hold
+are checks of the caller's own in a pydantic model: here an answer is checked by the model's JSON Schema,
+and by the model itself when the call that began the job reads it.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from deepseek_nb.adapters.journal import JobRow, Journal
+from deepseek_nb.batch.apply import watch
+from deepseek_nb.batch.call import user_of
+from deepseek_nb.batch.form import INLINE, form_of
+from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
+from deepseek_nb.batch.frames_io import FrameForm
+from deepseek_nb.batch.hours import When
+from deepseek_nb.batch.job import Job, Prepared
+from deepseek_nb.batch.numbered import NumberedSchema
+from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
+from deepseek_nb.batch.rows import Rows, kept_rows
+from deepseek_nb.batch.spec import JobSpec
+from deepseek_nb.client.schema_columns import Column
+from deepseek_nb.client.structured import Schema
+from deepseek_nb.client.sync import Client
+from deepseek_nb.core.errors import ConfigError, JobMismatch
+from deepseek_nb.core.template import Template
+
+__all__ = ["job_frame", "resume", "work_off"]
+
+
+def resume(
+    name: str,
+    *,
+    client: Client,
+    budget_usd: float | None = None,
+    patience: float | str | None = None,
+    when: When | None = None,
+    retry_failed: bool = False,
+) -> Job:
+    """Go on with the job of that name; gives a handle at once. Its frame is that of :func:`job_frame`.
+
+    Options as in :func:`deepseek_nb.apply`. Costs one request for each row that is not done, and nothing for
+    the others. Raises ConfigError where there is no such job, and JobMismatch where this client would ask
+    otherwise than the job began: another server or route, or another release; nothing is sent then.
+    """
+    settings = client.settings
+    settings.require_credentials()
+    with ExitStack() as undo:
+        journal = undo.enter_context(Journal(settings.data_dir / "jobs.db"))
+        there = _job(journal, name)
+        spec = _spec(there)
+        if spec.digest(client.aio) != there.digest:
+            raise _other(there, spec.meta(client.aio))
+        hours = hours_of(client, when, spec.model)
+        budget = job_budget(client, budget_usd, journal, name, there)
+        prompts = list(journal.prompts(name))
+        asking = spec.errands(
+            client.aio,
+            user_id=user_of(name),
+            priority=min((each.priority for each in prompts), default=2),
+            budget=budget,
+        )
+        keys = [each.key for each in prompts]
+        rows = kept_rows([each.body for each in prompts], spec.form)
+        written_down(journal, name, spec, client, ())
+        progress, pending = standing(journal, name, keys, budget, retry_failed=retry_failed)
+        bodies = dict(zip(keys, rows.prompts, strict=True))
+        if any(asking(bodies[key], None).key != key for key in pending):
+            raise _other(there, spec.meta(client.aio))
+        run = job_run(
+            client,
+            journal,
+            name,
+            spec,
+            asking,
+            rows,
+            keys,
+            pending,
+            progress,
+            patience=patience,
+            hours=hours,
+        )
+        frame_of = partial(_frame, replace(rows, values=()), keys, spec.schema)
+        columns = (Column(_prompt_name(spec.schema), (), "string"), *frame_columns(spec.schema, None))
+        form = FrameForm(pd.DataFrame(), columns)
+        again = partial(
+            resume,
+            name,
+            client=client,
+            budget_usd=budget_usd,
+            patience=patience,
+            when=when,
+            retry_failed=True,
+        )
+        asked = ("resume", name)
+        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
+        undo.pop_all()
+    return job
+
+
+def work_off(name: str, *, progress: bool = True, **options: Any) -> tuple[Progress, bool]:
+    """Resume the job and wait for its end, with a progress bar; its figures, and whether it was interrupted.
+
+    The first interrupt stops sending and waits up to 10 s for what is under way. Raises what stopped the job.
+    """
+    job = resume(name, **options)
+    interrupted = watch(job, show=progress)
+    if job.error is not None:
+        raise job.error
+    return job.progress, interrupted
+
+
+def job_frame(journal: Journal, name: str) -> pd.DataFrame:
+    """A job's rows in their order: ``prompt``, the answer's columns and what is told about each row.
+
+    The prompt is the filled template, in whatever form the row was sent.
+
+    Sends nothing. Raises ConfigError where there is no job of that name.
+    """
+    spec = _spec(_job(journal, name))
+    prompts = list(journal.prompts(name))
+    rows = Rows([each.body for each in prompts], range(len(prompts)), {}, spec.form)
+    return _frame(rows, [each.key for each in prompts], spec.schema, journal.rows(name))
+
+
+def _frame(rows: Rows, keys: list[str], schema: Schema | None, ledger: Any) -> pd.DataFrame:
+    frame = build_frame(pd.RangeIndex(len(keys)), rows, keys, ledger, schema, None)
+    prompts = pd.Series(rows.form.filled(rows.prompts), index=frame.index, dtype="str")
+    frame.insert(0, _prompt_name(schema), prompts)
+    return frame
+
+
+def _prompt_name(schema: Schema | None) -> str:
+    return "prompt" if "prompt" not in answer_columns(schema, None) else "row_prompt"
+
+
+def _job(journal: Journal, name: str) -> JobRow:
+    there = journal.job(name)
+    if there is None:
+        raise ConfigError(f"There is no job {name!r}.", hint="See them with: deepseek-nb jobs")
+    return there
+
+
+def _spec(there: JobRow) -> JobSpec:
+    """What the job asks, by what is written beside its name. One without a layout sends rows as they are."""
+    meta = there.meta
+    template, told = str(meta.get("template")), meta.get("schema")
+    layout, answers = meta.get("layout", "inline"), meta.get("answers", "json")
+    schema = None if told is None else Schema.of(told)
+    return JobSpec(
+        template,
+        NumberedSchema(schema) if schema is not None and answers == "numbers" else schema,
+        meta.get("system"),
+        meta.get("model"),
+        bool(meta.get("thinking")),
+        meta.get("temperature"),
+        meta.get("max_tokens"),
+        meta.get("structured", "json"),
+        answers,
+        meta.get("block", 0),
+        INLINE if layout == "inline" else form_of(Template(template), (), layout),
+    )
+
+
+def _other(there: JobRow, asked: dict[str, Any]) -> JobMismatch:
+    differs = tuple(name for name, value in asked.items() if there.meta.get(name) != value)
+    if "route" in differs:
+        return JobMismatch(
+            f"The job {there.name!r} asks {there.meta.get('route')}, and this would ask {asked['route']}.",
+            hint="Give --base-url (or DEEPSEEK_NB_BASE_URL, DEEPSEEK_NB_ROUTE) as it was.",
+            differs=differs,
+        )
+    return JobMismatch(
+        f"The job {there.name!r} asks in another way than this release does from its files.",
+        hint="Run the call that began it once more: it goes on there.",
+        differs=differs,
+    )
