@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal
 
 import pandas as pd
 
 from deepseek_nb.adapters.settings import parse_duration_s
+from deepseek_nb.adapters.tokenizer import counter
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.frame import answer_columns
 from deepseek_nb.batch.frames_io import as_pandas
@@ -26,9 +26,8 @@ from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import ConfigError, ContextTooLong
 from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.arrange import Arrangement, as_given
-from deepseek_nb.sandbox.tokens import make_counter
 
-__all__ = ["OPTIONS", "JobCall", "Work", "arranged", "counter", "fitting", "user_of", "work_of"]
+__all__ = ["OPTIONS", "JobCall", "Work", "arranged", "fitting", "user_of", "work_of"]
 
 _JOB_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 FEWEST_ROWS = 32
@@ -150,12 +149,6 @@ def arranged(rows: Rows, places: Sequence[int], asking: Asking, block: int) -> A
     found = rows.arranged(places, count, prefix_tokens=asking.static_tokens(count), block=block)
     asking.send_as(replace(rows.form, order=found.fields), count, found.reach)
     return found
-
-
-@lru_cache(maxsize=1)
-def counter() -> Callable[[str], int]:
-    """DeepSeek's own vocabulary where it is installed (half a second, once), else an estimate."""
-    return make_counter().count
 
 
 def fitting(rows: Rows, make_errand: Asking) -> tuple[Rows, list[str]]:

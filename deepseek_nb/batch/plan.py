@@ -14,7 +14,8 @@ from typing import Any, Literal
 from narwhals.typing import IntoDataFrame
 
 from deepseek_nb.adapters.journal import Journal
-from deepseek_nb.batch.call import JobCall, arranged, counter, fitting, work_of
+from deepseek_nb.adapters.tokenizer import counter
+from deepseek_nb.batch.call import JobCall, arranged, fitting, work_of
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.spec import ROW_PRIORITY
