@@ -18,6 +18,8 @@ from deepseek_nb.core.form import AnswerForm
 
 __all__ = ["NumberedSchema"]
 
+_TOLD = frozenset({"type", "enum", "const", "title", "default"})
+"""What a line says in its own words, or need not say; the rest (bounds, a description) is told as JSON."""
 _PLAIN = {"integer": "a whole number", "number": "a number", "string": "a text"}
 
 
@@ -32,6 +34,7 @@ class NumberedSchema(Schema):
         self.__dict__.update(vars(base))
         self.base = base
         self._fields: list[tuple[str, list[Any] | None, str]] = []
+        self._lines: list[str] = []
         for name, told in base.json_schema["properties"].items():
             field = _resolved(told, base.json_schema)
             options = [field["const"]] if "const" in field else field.get("enum")
@@ -44,19 +47,22 @@ class NumberedSchema(Schema):
                     hint="Leave answers='numbers' out, or make it an Enum, a Literal, a number or a text.",
                 )
             self._fields.append((name, options, kind))
+            rest = {word: value for word, value in field.items() if word not in _TOLD}
+            self._lines.append(f"{name}: {self._form(options, kind)}{f', {_compact(rest)}' if rest else ''}")
 
     def instruction(self) -> str:
         """What the system message says about the answer; stable to the byte."""
-        lines = [f"{name}: {self._form(options, kind)}" for name, options, kind in self._fields]
-        many = "one line" if len(lines) == 1 else f"{len(lines)} lines, the values only, in this order"
-        return f"Answer with {many}:\n" + "\n".join(lines)
+        number = len(self._lines)
+        many = "one line" if number == 1 else f"{number} lines, the values only, in this order"
+        return f"Answer with {many}:\n" + "\n".join(self._lines)
 
     @staticmethod
     def _form(options: list[Any] | None, kind: str) -> str:
         if options is None:
             return _PLAIN[kind]
-        told = {str(number): option for number, option in enumerate(options, 1)}
-        return "the number of one of " + json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+        return "the number of one of " + _compact(
+            {str(number): option for number, option in enumerate(options, 1)}
+        )
 
     @property
     def digest(self) -> str:
@@ -68,7 +74,7 @@ class NumberedSchema(Schema):
         raise SchemaError("Answers by number are lines, which no function can be asked for.")
 
     def read(self, text: str) -> tuple[Any, tuple[Mend, ...]]:
-        """The checked value of a text; nothing is mended. Raises ValueError for lines that are no such values."""
+        """The checked value of a text; nothing is mended. Raises ValueError for other lines."""
         lines = text.strip().split("\n", len(self._fields) - 1)
         if len(lines) < len(self._fields):
             raise ValueError(f"The answer has {len(lines)} of {len(self._fields)} lines.")
@@ -77,6 +83,10 @@ class NumberedSchema(Schema):
             for (name, options, kind), line in zip(self._fields, lines, strict=True)
         }
         return self.base.read(json.dumps(found))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _read(text: str, options: list[Any] | None, kind: str, name: str) -> Any:

@@ -1,7 +1,8 @@
 """Answers by number: where the system message asks for lines with the number of an option, these are written.
 
 The form is read from the message as a model would: ``risk: the number of one of {"1":"good","2":"bad"}``
-after "Answer with one line" (or how many lines). Other lines ask for a number or a text.
+after "Answer with one line" (or how many lines). Other lines ask for a number or a text; bounds and the like
+stand behind, as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Lines = tuple[tuple[str, dict[str, Any], dict[str, Any] | None], ...]
 """For each line: the field's name, the schema of its value, and the options by number if it has some."""
 
 _ASKED = re.compile(r"^Answer with (?:one line|\d+ lines)\b[^\n]*:\n", re.MULTILINE)
-_FIELD = re.compile(r"(.+?): (?:the number of one of (\{.*\})|a whole (number)|a (number|text))")
+_FIELD = re.compile(r"(.+?): (?:the number of one of (?=\{)|a whole (number)|a (number|text))(.*)")
 _KINDS = {"number": "number", "text": "string"}
 
 
@@ -34,12 +35,13 @@ def find_lines(system: str) -> Lines:
         field = _FIELD.fullmatch(line.strip())
         if field is None:
             break
-        name, options, whole, plain = field.groups()
-        if options is None:
-            found.append((name, {"type": "integer" if whole else _KINDS[plain]}, None))
+        name, whole, plain, rest = field.groups()
+        if whole or plain:
+            kind = {"type": "integer" if whole else _KINDS[plain]}
+            found.append((name, kind | (json.loads(rest[2:]) if rest else {}), None))
         else:
-            told = json.loads(options)
-            found.append((name, {"enum": list(told.values())}, told))
+            options, _ = json.JSONDecoder().raw_decode(rest)
+            found.append((name, {"enum": list(options.values())}, options))
     return tuple(found)
 
 
