@@ -54,6 +54,7 @@ def apply(
     layout: Layout = "auto",
     answers: Literal["json", "numbers"] = "json",
     cache_block: int = BLOCK_TOKENS,
+    rows_per_request: int = 1,
     when: When | None = None,
     progress: bool = True,
     client: Client | None = None,
@@ -83,7 +84,9 @@ def apply(
     row). "auto" is "keyed", but "inline" for a template without words of its own (``{{prompt}}``) or with
     paths (``{{user.name}}``). ``answers="numbers"`` has the options of a schema named by number. The static
     beginning is filled up to ``cache_block`` tokens (0: it is not). What that saves: docs/cost.md, and
-    :func:`deepseek_nb.plan`, whose plan may stand here for frame and template.
+    :func:`deepseek_nb.plan`, whose plan may stand here for frame and template. ``rows_per_request`` (at most
+    50) has rows share a request, where requests and not money are what is short: each answer counts for the
+    row whose number it bears, and a row without one is asked alone.
 
     ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model
@@ -95,8 +98,9 @@ def apply(
     "tool" (a strict function on DeepSeek's beta address: the server itself holds the answer to the schema,
     which must be in its documented subset). Checks, repairs and promises are the same.
 
-    Costs one request for each distinct row, repairs (at most two a row) apart; the first row goes
-    alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never passed: the job
+    Costs one request for each distinct row (or for ``rows_per_request`` of them), repairs (at most two a
+    row) apart; the first goes alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never
+    passed: the job
     stops before the request that could.
 
     Raises :class:`FrameError`, :class:`TemplateError`, :class:`SchemaError`, :class:`JobMismatch`

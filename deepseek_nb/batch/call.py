@@ -17,6 +17,7 @@ from deepseek_nb.batch.frame import answer_columns
 from deepseek_nb.batch.frames_io import as_pandas
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.numbered import NumberedSchema
+from deepseek_nb.batch.packs import MOST_ROWS
 from deepseek_nb.batch.rows import Rows, read_rows
 from deepseek_nb.batch.spec import Asking, JobSpec
 from deepseek_nb.client.schema_columns import Nested
@@ -62,6 +63,7 @@ class JobCall:
     layout: Layout
     answers: Literal["json", "numbers"]
     cache_block: int
+    rows_per_request: int
     when: When | None
     client: Client | None
 
@@ -116,6 +118,14 @@ def work_of(call: JobCall, client: Client) -> Work:
         raise ConfigError(
             f"cache_block is a number of tokens from 0 (no filler) to 4096, not {call.cache_block!r}."
         )
+    many = call.rows_per_request
+    if not isinstance(many, int) or not 1 <= many <= MOST_ROWS:
+        raise ConfigError(f"rows_per_request is a number of rows from 1 to {MOST_ROWS}, not {many!r}.")
+    if many > 1 and call.answers == "numbers":
+        raise ConfigError(
+            "Rows that share a request are answered as JSON: not by number, too.",
+            hint="Leave answers='numbers' or rows_per_request out. Nothing was sent.",
+        )
     answer_columns(shape, call.into, raw=call.raw)
     frame = as_pandas(call.frame, call.template)
     rows = read_rows(frame, call.template, missing=call.missing, layout=call.layout)
@@ -131,6 +141,7 @@ def work_of(call: JobCall, client: Client) -> Work:
         call.answers,
         call.cache_block,
         rows.form,
+        many,
     )
     digest = spec.digest(client.aio)
     return Work(_job_name(call.job, digest, rows.prompts), frame.index, rows, spec, digest)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +19,8 @@ from deepseek_nb.adapters.tokenizer import counter
 from deepseek_nb.batch.call import JobCall, arranged, fitting, work_of
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.hours import When
-from deepseek_nb.batch.spec import ROW_PRIORITY
+from deepseek_nb.batch.packs import pack_message
+from deepseek_nb.batch.spec import ROW_PRIORITY, Asking
 from deepseek_nb.batch.typical import answer_tokens
 from deepseek_nb.batch.waves import waves_of
 from deepseek_nb.client.schema_columns import Nested
@@ -185,6 +187,7 @@ def plan(
     layout: Layout = "auto",
     answers: Literal["json", "numbers"] = "json",
     cache_block: int = BLOCK_TOKENS,
+    rows_per_request: int = 1,
     when: When | None = None,
     client: Client | None = None,
 ) -> Plan:
@@ -232,29 +235,42 @@ def _plan(call: JobCall) -> Plan:
     places = [place for place, key in enumerate(keys) if key not in done]
     found = arranged(rows, places, asking, call.cache_block)
     count = counter()
-    static = asking.prefix.tokens if asking.prefix else max(2, asking.static_tokens(count))
-    waved = not waves_of(keys, [len(wave) for wave in found.waves], asking).empty
-    prompts = [rows.prompts[places[place]] for place in found.sent[:PROMPTS_SHOWN]]
+    many = call.rows_per_request
+    sender = asking.together or asking
+    static = sender.prefix.tokens if sender.prefix else max(2, sender.static_tokens(count))
+    waved = many == 1 and not waves_of(keys, [len(wave) for wave in found.waves], asking).empty
+    first = [rows.prompts[places[place]] for place in found.sent[: PROMPTS_SHOWN * many]]
     model, concurrency = call.model or client.settings.model, client.settings.concurrency_max
     told = Estimate(0, 0, 0, 0)
     if places:
         looked = [rows.prompts[places[place]] for place in sampled(len(places))]
         row_tokens = fmean(count(asking.form.message(row)) for row in looked) + AFTER_THE_ROW_TOKENS
-        shared = static
-        if rows.form.layout == "inline":
+        shared, requests = static, -(-len(places) // many)
+        each_tokens, blocks = answer_tokens(work.spec.schema, count), found.blocks
+        if many > 1:
+            row_tokens += count(pack_message([""], as_json=True))
+            each_tokens += count('{"id":10,"answer":},')
+            blocks = (0,) * requests
+        elif rows.form.layout == "inline":
             shared += count(Template(call.template).prose_before())
         told = Estimate(
-            len(places),
-            round((static + row_tokens) * len(places)),
-            _hits(found, shared, waved=waved, in_flight=concurrency, block=call.cache_block or BLOCK_TOKENS),
-            round(answer_tokens(work.spec.schema, count) * len(places)),
+            requests,
+            round(static * requests + row_tokens * len(places)),
+            _hits(
+                replace(found, blocks=blocks),
+                shared,
+                waved=waved,
+                in_flight=concurrency,
+                block=call.cache_block or BLOCK_TOKENS,
+            ),
+            round(each_tokens * len(places)),
         )
     at = datetime.now(UTC)
-    at_once = min(concurrency, max(1, len(places)))
+    at_once = min(concurrency, max(1, told.requests))
     answer_s = ANSWER_S + ANSWER_TOKEN_S * told.answer_tokens / max(1, told.requests)
     return Plan(
         call,
-        tuple(asking(prompt, None).request.messages for prompt in prompts),
+        tuple(_messages(asking, first[at : at + many]) for at in range(0, len(first), many)),
         len(work.index),
         len(rows.prompts),
         sum(place < 0 for place in rows.row_prompt),
@@ -263,13 +279,20 @@ def _plan(call: JobCall) -> Plan:
         rows.form.layout,
         tuple(asking.form.fields[place] for place in asking.form.order),
         static,
-        sum(map(len, found.waves)) if waved else min(1, len(places)),
+        sum(map(len, found.waves)) if waved else min(1, told.requests),
         model,
         client.aio.price_now(model),
         _off_peak(client, model, at),
         at_once,
         answer_s * -(-told.requests // at_once) + (answer_s if waved else 0.0),
     )
+
+
+def _messages(asking: Asking, prompts: Sequence[str]) -> tuple[Message, ...]:
+    """What is sent for these rows; one alone, or the last of a job of packs, is asked as a row."""
+    if asking.together is None or len(prompts) == 1:
+        return asking(prompts[0], None).request.messages
+    return asking.together.pack(prompts).request.messages
 
 
 def _hits(found: Arrangement, shared: int, *, waved: bool, in_flight: int, block: int) -> int:

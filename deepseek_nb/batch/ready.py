@@ -103,6 +103,7 @@ def job_run(
     place_of = {key: place for place, key in enumerate(keys)}
     found = arranged(rows, [place_of[key] for key in pending], asking, spec.block)
     sent = [pending[place] for place in found.sent]
+    alone = spec.rows_per_request == 1
     return JobRun(
         client.aio,
         journal,
@@ -113,5 +114,7 @@ def job_run(
         patience_s=client.settings.patience_s if patience is None else parse_patience_s(patience),
         check=spec.schema.parse if spec.schema else None,
         hours=hours,
-        waves=waves_of(sent, [len(wave) for wave in found.waves], asking),
+        waves=waves_of(sent, [len(wave) for wave in found.waves], asking) if alone else None,
+        rows_per_request=spec.rows_per_request,
+        make_pack=None if asking.together is None else asking.together.pack,
     )

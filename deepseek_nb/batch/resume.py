@@ -167,6 +167,7 @@ def _spec(there: JobRow) -> JobSpec:
         answers,
         meta.get("block", 0),
         INLINE if layout == "inline" else form_of(Template(template), (), layout),
+        meta.get("rows_per_request", 1),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal
 
 from deepseek_nb.batch.form import INLINE, Form, compact_json
+from deepseek_nb.batch.packs import PACK_RULE, pack_message, pack_schema
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.structured import Schema
@@ -38,6 +40,7 @@ class JobSpec:
     """Template, form, schema, model and parameters of a job. Two jobs of one name must agree in all of it.
 
     ``block`` is the block of the server's cache that the static beginning is filled up to; 0: it is not.
+    ``rows_per_request``: so many rows share a request, as long as all goes well (see ``packs``).
     """
 
     template: str
@@ -51,6 +54,7 @@ class JobSpec:
     answers: Literal["json", "numbers"] = "json"
     block: int = BLOCK_TOKENS
     form: Form = INLINE
+    rows_per_request: int = 1
 
     def meta(self, client: AsyncClient) -> dict[str, Any]:
         """What the journal writes beside the job's name; every value counts for :meth:`digest`.
@@ -74,6 +78,8 @@ class JobSpec:
             told["block"] = self.block
         if self.answers != "json":
             told["answers"] = self.answers
+        if self.rows_per_request > 1:
+            told["rows_per_request"] = self.rows_per_request
         return told
 
     def digest(self, client: AsyncClient) -> str:
@@ -96,19 +102,21 @@ class JobSpec:
         Instruction and schema go first and are the same for every row; the row comes last, in a
         message of its own. Thinking is off unless asked for: it only adds to the bill of row work.
         """
-        numbers = self.answers == "numbers"
+        numbers, many = self.answers == "numbers", self.rows_per_request
+        most_tokens = client.most_tokens(self.model or client.settings.model)
 
-        def prepare(form: Form) -> Errand:
-            system = "\n\n".join(part for part in (self.system, form.instruction()) if part)
+        def prepare(form: Form, rows: int = 1) -> Errand:
+            told = (self.system, form.instruction(packed=rows > 1), PACK_RULE if rows > 1 else "")
+            system = "\n\n".join(part for part in told if part)
             made = client.prepare(
                 PLACEHOLDER,
-                schema=self.schema,
+                schema=self.schema if rows == 1 else pack_schema(self.schema),
                 structured=self.structured,
                 system=system or None,
                 model=self.model,
                 thinking=self.thinking,
                 temperature=self.temperature,
-                max_tokens=self.max_tokens or (None if self.thinking else ROW_MAX_TOKENS),
+                max_tokens=self._max_tokens(rows, most_tokens),
                 priority=priority,
                 ttl_s=ttl_s,
                 cache=cache,
@@ -119,20 +127,31 @@ class JobSpec:
                     patience_s=None,
                     max_faults=client.settings.max_faults,
                     max_repairs=client.settings.max_repairs,
-                    most_tokens=client.most_tokens(self.model or client.settings.model),
+                    most_tokens=most_tokens,
                 ),
             )
             return replace(made, request=replace(made.request, json_mode=False)) if numbers else made
 
         block = 0 if self.form.layout == "inline" else self.block
-        return Asking(client, self.form.given, prepare, block)
+        asking = Asking(client, self.form.given, prepare, block, note=f"[{many} in one]" if many > 1 else "")
+        if many > 1:
+            asking.together = Asking(client, self.form.given, partial(prepare, rows=many), block)
+        return asking
+
+    def _max_tokens(self, rows: int, most: int | None) -> int | None:
+        """What an answer about so many rows may have: at most what the model can give, where we know it."""
+        each = self.max_tokens or (None if self.thinking else ROW_MAX_TOKENS)
+        if each is None or rows == 1:
+            return each
+        return each * rows if most is None else min(each * rows, max(each, most))
 
 
 class Asking:
     """Makes the errand of a row; calling it is all that is needed.
 
     A row's key is that of the plain request: fields in the template's order, and a note of the block
-    in place of the filler. So the same row has the same key, however it is sent.
+    in place of the filler. So the same row has the same key, however it is sent. ``note`` tells rows that
+    are asked in another way from those that are asked like this.
     """
 
     def __init__(
@@ -141,12 +160,19 @@ class Asking:
         form: Form,
         prepare: Callable[[Form], Errand],
         block: int,
+        *,
+        note: str = "",
     ) -> None:
         self.form = form
+        self.together: Asking | None = None
+        """Asks several rows at once (:meth:`pack`), where that is wanted."""
         self._given = form
         self._client = client
         self._prepare = prepare
         self._plain = self._sent = plain = prepare(form)
+        if note:
+            digest = f"{plain.request.schema_digest or ''} {note}"
+            self._plain = plain = replace(plain, request=replace(plain.request, schema_digest=digest))
         self._block = block
         self._count: Callable[[str], int] | None = None
         self._route = client.settings.route_name
@@ -178,6 +204,8 @@ class Asking:
         self._function_tokens = self._counted_function(count)
         if self._head:
             self._fill(1.0, 0, 0)
+        if self.together is not None:
+            self.together.send_as(form, count)
 
     def __call__(self, prompt: str, on_event: Callable[[CallEvent], None] | None = None) -> Errand:
         """The errand for one row, as the form keeps it. Raises ContextTooLong for one that is too long."""
@@ -192,6 +220,20 @@ class Asking:
             self._client.refuse_what_cannot_fit(request)
         made = replace(self._sent, request=request, key=key, on_event=on_event)
         return replace(made, fallbacks=self._again(self._elsewhere(prompt))) if self._again else made
+
+    def pack(self, prompts: Sequence[str], on_event: Callable[[CallEvent], None] | None = None) -> Errand:
+        """The errand for several rows at once; the answer is for ``packs.unpacked``.
+
+        It is neither looked for nor kept as it is: each row's answer is, under the row's own key. Raises
+        ContextTooLong for more than the model can read.
+        """
+        text = pack_message(list(map(self.form.message, prompts)), as_json=self.form.layout == "keyed")
+        request = replace(self._sent.request, messages=(*self._head, Message("user", text)))
+        if len(text) > LONG_CHARS:
+            self._client.refuse_what_cannot_fit(request)
+        key = request.fingerprint(self._route)
+        made = replace(self._sent, request=request, key=key, look_up=False, keep=False, check=None)
+        return replace(made, on_event=on_event, fallbacks=self._again(request) if self._again else ())
 
     def _elsewhere(self, prompt: str) -> ChatRequest:
         """The request as another server is asked: nothing is arranged or filled for its cache."""

@@ -60,6 +60,7 @@ def submit(
     layout: Layout = "auto",
     answers: Literal["json", "numbers"] = "json",
     cache_block: int = BLOCK_TOKENS,
+    rows_per_request: int = 1,
     when: When | None = None,
     client: Client | None = None,
 ) -> Job:

@@ -4,7 +4,8 @@ The rules. "Return exactly: X" and "Reply with exactly X" are answered with X; a
 says it of a row's ``{{fields}}`` and the question is that row as JSON. In JSON mode the
 first JSON Schema found in the messages (the system message first) is filled from the last user
 message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it. A
-function that has to be called gets its parameters filled alike.
+function that has to be called gets its parameters filled alike. Where a list of answers to numbered rows
+is asked for, each row is answered as it would be alone.
 Where the system message asks for lines with the number of an option, those are written (see ``numbered``).
 Anything else is answered with "[simulated]" and up to two sentences of it. An answer that ends in
 an unfinished assistant message (``prefix``) goes on where that stops. The same messages always
@@ -22,6 +23,7 @@ from typing import Any
 from deepseek_nb.core.chat import canonical_json
 from deepseek_nb.sandbox.filling import fill
 from deepseek_nb.sandbox.numbered import find_lines, write_lines
+from deepseek_nb.sandbox.packed import answer_pack
 from deepseek_nb.sandbox.questions import Completion, ParsedRequest
 from deepseek_nb.sandbox.words import clip, number_of, sentences
 
@@ -64,9 +66,11 @@ def answer(request: ParsedRequest) -> Completion:
 
 def _text(request: ParsedRequest, question: str) -> str:
     said = [message["content"] for message in request.messages if message["role"] == "user"]
+    asked = request.tool.parameters if request.tool else find_schema(request.text_of("system"))[0]
+    if asked is not None and (packed := answer_pack(asked, question, _row_text)) is not None:
+        return _json(packed)
     if request.tool is not None:
-        made = fill(request.tool.parameters, "\n".join(said))
-        return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
+        return _json(fill(request.tool.parameters, "\n".join(said)))
     exactly = _EXACTLY.search(question) or _EXACTLY.search(_filled(request.text_of("system"), question))
     if exactly is not None:
         return exactly["text"].strip()
@@ -79,7 +83,17 @@ def _text(request: ParsedRequest, question: str) -> str:
     if schema is None:
         return canonical_json({"answer": clip(_extract(question, 1), _ANSWER_CHARS)})
     source = question.replace(inside, " ") if inside else "\n".join(said)
-    return json.dumps(fill(schema, source), ensure_ascii=False, separators=(",", ":"))
+    return _json(fill(schema, source))
+
+
+def _row_text(row: str) -> str:
+    """The answer to a row of a pack of which a text is asked."""
+    exactly = _EXACTLY.search(row)
+    return exactly["text"].strip() if exactly else MARK + clip(_extract(row, 2), _ANSWER_CHARS)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _filled(system: str, row: str) -> str:
