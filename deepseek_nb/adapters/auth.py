@@ -45,6 +45,9 @@ class ApiKey(httpx.Auth):
     ApiKey('****cdef', origin='https://api.deepseek.com')
     """
 
+    sends_once = True
+    """Whatever is answered: the answer need not be shown to :meth:`auth_flow`."""
+
     def __init__(self, key: Secret | str, *, origin: str) -> None:
         key = Secret(Secret(key).reveal().strip())  # no frame of ours holds it bare, should it be shown
         self._key, self._origin = key, ""
