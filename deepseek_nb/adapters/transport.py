@@ -1,8 +1,8 @@
 """The wire: sends one request, hands back status, headers and the body's bytes, and names what failed.
 
-Pages are fetched with httpx over aiohttp. A POST, of which a job sends a hundred thousand, goes
-straight to aiohttp, on the same connections: httpx's request and response objects cost more than the
-request itself. Credentials are an ``httpx.Auth`` in both cases.
+Requests and responses are httpx's, the connections aiohttp's. A POST, of which a job sends a hundred
+thousand, is handed to httpx's transport itself: the cookies, redirects and event hooks of its client are
+not used here, and cost more than the request.
 
 Rules of this room: nothing is retried, redirected or waited for here; every failure of the
 libraries below becomes one of ``core.errors`` (:func:`map_error`), cut loose from their tracebacks,
@@ -26,15 +26,15 @@ import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import aiohttp.connector
 import aiohttp.http_exceptions
 import httpx
-import yarl
-from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream, AiohttpTransport, map_aiohttp_exceptions
 
 from deepseek_nb.core.errors import (
     ConfigError,
@@ -53,7 +53,6 @@ __all__ = ["Reply", "Transport", "map_error", "proxy_of"]
 KEEPALIVE_S = 15.0  # short, so that a pooled connection the server has already dropped is rare
 MAX_GET_BYTES = 8 * 2**20
 PIECE_BYTES = 2**18
-CHUNK_BYTES = 2**14
 PLAIN_BODY_BYTES = 2**20  # above this, aiohttp warns that bytes in one piece hold up the loop
 
 LOG = logging.getLogger("deepseek_nb")
@@ -124,10 +123,7 @@ class Transport:
         self._origin = str(url.copy_with(raw_path=b"/")).rstrip("/")
         self._where = f"{url.raw_host.decode('ascii')}:{url.port or (443 if url.scheme == 'https' else 80)}"
         self._auth = auth
-        self._targets: dict[str, tuple[yarl.URL, httpx.Request]] = {}
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=connect_timeout_s, sock_connect=connect_timeout_s, sock_read=None
-        )
+        self._targets: dict[str, httpx.URL] = {}
         self._headers = {
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",  # a compressed stream is a buffered stream
@@ -140,7 +136,7 @@ class Transport:
         self._proxy = _host_and_port(proxy)
         if self._proxy:
             _say_once(self._origin, self._proxy)
-        self._connections = _connections(_tls(url, proxy, trust_env=trust_env), proxy)
+        self._connections = _connections(_tls(url, proxy, trust_env=trust_env), proxy, connect_timeout_s)
         self._client = httpx.AsyncClient(
             auth=auth,
             follow_redirects=False,
@@ -182,14 +178,18 @@ class Transport:
         >>> async with transport.post("/chat/completions", body) as reply:      # doctest: +SKIP
         ...     async for chunk in reply.chunks: ...
         """
-        self._bind()
-        response, secrets = await self._post(path, body, headers)
-        told = _scrubbed(response.headers, secrets)
-        chunks = self._chunks(response, told, secrets)
+        request = self._request("POST", path, headers, body)
+        response = await self._post(request)
+        secrets = _sent_secrets(response)
+        told = _scrubbed(response, secrets)
+        pieces: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
+        if told.get("content-encoding", "identity").lower() != "identity":
+            pieces = response.aiter_bytes()
+        chunks = self._chunks(pieces, response.status_code, told, secrets)
         try:
-            yield Reply(response.status, told, chunks)
+            yield Reply(response.status_code, told, chunks)
         finally:
-            response.release()  # closes the connection, unless the body was read to its end
+            await _close(response)
             await chunks.aclose()
 
     async def get(self, path: str, *, timeout_s: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
@@ -200,21 +200,24 @@ class Transport:
 
         >>> status, headers, body = await transport.get("/models")              # doctest: +SKIP
         """
-        self._bind()
+        request = self._request("GET", path, None, b"")
         try:
             async with asyncio.timeout(timeout_s) as limit:
-                response = await self._open(self._page(path))
-                headers = _headers(response)
-                scrubber = Scrubber(_sent_secrets(response), answer=response.status_code == 200)
+                response = await self._open(request)
+                secrets, status = _sent_secrets(response), response.status_code
+                headers = _scrubbed(response, secrets)
+                coded = headers.get("content-encoding", "identity").lower() != "identity"
+                raw = response.aiter_bytes() if coded else response.aiter_raw()
+                pieces = self._chunks(raw, status, headers, secrets)
                 body = bytearray()
                 try:
-                    async for chunk in self._named(_pieces_of(response), response.status_code, headers):
-                        body += scrubber.feed(chunk)
+                    async for chunk in pieces:
+                        body += chunk
                         if len(body) > MAX_GET_BYTES:
                             raise ServerFault(f"{self._where} sent more than {MAX_GET_BYTES >> 20} MiB.")
-                    body += scrubber.rest()
                 finally:
                     await _close(response)
+                    await pieces.aclose()
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -222,7 +225,7 @@ class Transport:
             error.charged = "no"  # whatever happened to it: a page costs nothing
             raise
         else:
-            return response.status_code, headers, bytes(body)
+            return status, headers, bytes(body)
         raise WentSilent(
             f"{self._where} did not answer within {timeout_s:g} s.", charged="no", phase="answer"
         )
@@ -233,17 +236,12 @@ class Transport:
         Raises ConfigError when called from another event loop than the requests were.
         """
         if self._loop is not None:
-            self._bind_loop()
+            self._bind()
         self._closed = True
         await self._client.aclose()
         await self._connections.aclose()
 
     def _bind(self) -> None:
-        if self._closed:
-            raise ConfigError(f"The transport to {self._where} is closed.", hint="Make a new client.")
-        self._bind_loop()
-
-    def _bind_loop(self) -> None:
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if self._loop is not loop:
@@ -252,124 +250,45 @@ class Transport:
                 hint="Make one client per event loop: connections cannot be shared between loops.",
             )
 
-    # -- a POST, by aiohttp
-
-    async def _post(
-        self, path: str, body: bytes, extra: Mapping[str, str] | None
-    ) -> tuple[aiohttp.ClientResponse, list[Secret]]:
-        """The reply to one POST, headers read, and the credentials that were on the request."""
-        if (target := self._targets.get(path)) is None:
-            address = f"{self._base}/{path.lstrip('/')}"
-            target = self._targets[path] = (yarl.URL(address), httpx.Request("POST", address))
-        url, signed = target
-        headers = {**self._headers, "Content-Type": "application/json", **(extra or {})}
-        if len(body) > PLAIN_BODY_BYTES:
-            headers["Content-Length"] = str(len(body))
-        proxy_word = {"Proxy-Authorization": self._proxy_word} if self._proxy_word else {}
-        if self._auth is None:
-            response = await self._exchange(url, headers, proxy_word, body)
-            return self._not_redirected(response, proxy_word)
-        # one request stands for all: between its credentials being set and taken, nothing else runs
-        flow = self._auth.auth_flow(signed)
-        next(flow)
-        words = {**_taken(signed), **proxy_word}
-        response = await self._exchange(url, headers, words, body)
-        if not getattr(self._auth, "sends_once", False):
-            told = httpx.Response(response.status, headers=list(response.headers.items()))
-            if _goes_on(flow, told):
-                response.release()
-                words = {**_taken(signed), **proxy_word}
-                response = await self._exchange(url, headers, words, body)
-        return self._not_redirected(response, words)
-
-    async def _exchange(
-        self, url: yarl.URL, headers: Mapping[str, str], words: Mapping[str, Secret], body: bytes
-    ) -> aiohttp.ClientResponse:
-        failure: DeepSeekError | None = None
-        proxy = self._connections.proxy
-        sent = {**headers, **{name: word.reveal() for name, word in words.items()}}
-        try:
-            return await self._session().post(
-                url,
-                headers=sent,
-                data=body if len(body) <= PLAIN_BODY_BYTES else _pieces(body),
-                allow_redirects=False,
-                timeout=self._timeout,
-                proxy=str(proxy.url) if proxy else None,
-                proxy_headers=proxy.headers if proxy else None,
-            )
-        except BaseException as exc:  # noqa: BLE001 (mapped, or raised again)
-            failure = map_error(exc, self._where)
-            if failure is None:  # a cancellation, or a mistake of ours
-                raise exc.with_traceback(None) from None  # the frames below hold the headers
-        finally:
-            sent.clear()
-        raise failure  # outside the handler: nothing of the libraries hangs on it
-
-    def _session(self) -> aiohttp.ClientSession:
-        """The connections, which belong to the event loop of the first request."""
-        session = self._connections.client
-        if not isinstance(session, aiohttp.ClientSession):
-            session = self._connections.client = self._connections.get_client()
-        return session
-
-    def _not_redirected(
-        self, response: aiohttp.ClientResponse, words: Mapping[str, Secret]
-    ) -> tuple[aiohttp.ClientResponse, list[Secret]]:
-        secrets = [Secret(word.reveal().rpartition(" ")[2]) for word in words.values()]
-        if 300 <= response.status < 400:
-            response.release()
-            raise self._redirected(
-                httpx.URL(str(response.url)),
-                response.headers.get("location", ""),
-                response.status,
-                response.headers.get("x-ds-trace-id"),
-                secrets,
-            )
-        return response, secrets
-
-    async def _chunks(
-        self, response: aiohttp.ClientResponse, headers: Mapping[str, str], secrets: list[Secret]
-    ) -> AsyncGenerator[bytes, None]:
-        scrubber = Scrubber(secrets, answer=response.status == 200)
-        pieces: AsyncIterator[bytes] = response.content.iter_chunked(CHUNK_BYTES)
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            pieces = _decoded(response, pieces)
-        async for chunk in self._named(pieces, response.status, headers):
-            if chunk and (clean := scrubber.feed(chunk)):
-                yield clean
-        if rest := scrubber.rest():
-            yield rest
-
-    async def _named(
-        self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str]
-    ) -> AsyncGenerator[bytes, None]:
-        """The same pieces; what breaks them off is one of our errors."""
-        failure: DeepSeekError | None = None
-        try:
-            async for piece in pieces:
-                yield piece
-        except FAILURES as exc:
-            failure = map_error(exc, self._where)
-            if failure is None:
-                raise
-        if failure is not None:
-            failure.status, failure.trace_id = status, headers.get("x-ds-trace-id")
-            raise failure
-
-    # -- a page, by httpx
-
-    def _page(self, path: str) -> httpx.Request:
+    def _request(self, method: str, path: str, extra: Mapping[str, str] | None, body: bytes) -> httpx.Request:
+        if self._closed:
+            raise ConfigError(f"The transport to {self._where} is closed.", hint="Make a new client.")
+        self._bind()
         # built here and not by the client, which would merge in cookies and its own headers
-        headers = dict(self._headers)
+        if (url := self._targets.get(path)) is None:
+            url = self._targets[path] = httpx.URL(f"{self._base}/{path.lstrip('/')}")
+        headers = {**self._headers, **(extra or {})}
         if self._proxy_word:
             headers["Proxy-Authorization"] = self._proxy_word.reveal()
-        return httpx.Request("GET", f"{self._base}/{path.lstrip('/')}", headers=headers)
+        if method == "GET":
+            return httpx.Request(method, url, headers=headers)
+        headers.setdefault("Content-Type", "application/json")
+        if len(body) <= PLAIN_BODY_BYTES:
+            return httpx.Request(method, url, headers=headers, content=body)
+        headers["Content-Length"] = str(len(body))
+        return httpx.Request(method, url, headers=headers, stream=_Pieces(body))
+
+    async def _post(self, request: httpx.Request) -> httpx.Response:
+        """Send it by the transport with its credentials; once more where they are renewed after that."""
+        if self._auth is None:
+            return await self._sent(self._connections.handle_async_request, request)
+        flow = self._auth.auth_flow(request)
+        next(flow)
+        response = await self._sent(self._connections.handle_async_request, request)
+        if not getattr(self._auth, "sends_once", False) and _goes_on(flow, response):
+            await _close(response)
+            response = await self._sent(self._connections.handle_async_request, request)
+        return response
 
     async def _open(self, request: httpx.Request) -> httpx.Response:
+        return await self._sent(functools.partial(self._client.send, stream=True), request)
+
+    async def _sent(
+        self, send: Callable[[httpx.Request], Awaitable[httpx.Response]], request: httpx.Request
+    ) -> httpx.Response:
         failure: DeepSeekError | None = None
         try:
-            response = await self._client.send(request, stream=True)
+            response = await send(request)
         except DeepSeekError:
             raise
         except BaseException as exc:  # noqa: BLE001 (mapped, or raised again)
@@ -378,48 +297,57 @@ class Transport:
                 raise exc.with_traceback(None) from None  # the frames below hold the headers
         if failure is not None:
             raise failure  # outside the handler: nothing of the libraries hangs on it
+        response.request = request
         if 300 <= response.status_code < 400:
             await _close(response)
-            raise self._redirected(
-                response.request.url,
-                response.headers.get("location", ""),
-                response.status_code,
-                _headers(response).get("x-ds-trace-id"),
-                _sent_secrets(response),
-            )
+            raise self._redirected(response)
         return response
 
-    def _redirected(
-        self, url: httpx.URL, location: str, status: int, trace_id: str | None, secrets: list[Secret]
-    ) -> EndpointUnknown:
+    async def _chunks(
+        self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str], secrets: list[Secret]
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes with the credentials masked; what breaks them off is one of our errors."""
+        scrubber = Scrubber(secrets, answer=status == 200)
+        failure: DeepSeekError | None = None
         try:
-            host = ascii(url.join(location).host)[1:-1]
+            async for piece in pieces:
+                if piece and (clean := scrubber.feed(piece)):
+                    yield clean
+            if rest := scrubber.rest():
+                yield rest
+        except FAILURES as exc:
+            failure = map_error(exc, self._where)
+            if failure is None:
+                raise
+        if failure is not None:
+            failure.status, failure.trace_id = status, headers.get("x-ds-trace-id")
+            raise failure
+
+    def _redirected(self, response: httpx.Response) -> EndpointUnknown:
+        secrets = _sent_secrets(response)
+        try:
+            target = response.request.url.join(response.headers.get("location", ""))
+            host = ascii(target.host)[1:-1]
             for secret in secrets:
                 host = secret.scrub(host)
             host = host[:80] or "an unnamed place"
         except (httpx.InvalidURL, UnicodeError):
             host = "an unreadable address"
         return EndpointUnknown(
-            f"{self._where} redirects to {host} (status {status}), which was not followed.",
+            f"{self._where} redirects to {host} (status {response.status_code}), which was not followed.",
             hint="Set base_url to the address that answers itself; keys are never carried to another one.",
-            status=status,
-            trace_id=trace_id,
+            status=response.status_code,
+            trace_id=_scrubbed(response, secrets).get("x-ds-trace-id"),
         )
 
 
-def _goes_on(flow: Generator[httpx.Request, httpx.Response, None], told: httpx.Response) -> bool:
+def _goes_on(flow: Generator[httpx.Request, httpx.Response, None], response: httpx.Response) -> bool:
     """Whether the credentials are renewed after this answer, and the request is to be sent once more."""
     try:
-        flow.send(told)
+        flow.send(response)
     except StopIteration:
         return False
     return True
-
-
-def _taken(signed: httpx.Request) -> dict[str, Secret]:
-    """The credentials that were set on ``signed``, taken off it."""
-    word = signed.headers.pop("Authorization", "")
-    return {"Authorization": Secret(word)} if word else {}
 
 
 def _sent_secrets(response: httpx.Response) -> list[Secret]:
@@ -429,16 +357,12 @@ def _sent_secrets(response: httpx.Response) -> list[Secret]:
     return [Secret(word.rpartition(" ")[2]) for word in words if word]
 
 
-def _headers(response: httpx.Response) -> dict[str, str]:
-    """The headers of ``response``, without the credentials it answers to."""
-    return _scrubbed(response.headers, _sent_secrets(response))
-
-
-def _scrubbed(sent: Mapping[str, str], secrets: list[Secret]) -> dict[str, str]:
-    """Headers with lower-case names, equal names joined, and the credentials masked."""
+def _scrubbed(response: httpx.Response, secrets: list[Secret]) -> dict[str, str]:
+    """The headers with lower-case names, equal names joined, without the credentials it answers to."""
+    encoding = response.headers.encoding
     headers: dict[str, str] = {}
-    for name, value in sent.items():
-        name = name.lower()
+    for raw_name, raw_value in response.headers.raw:
+        name, value = raw_name.decode(encoding).lower(), raw_value.decode(encoding)
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     together = "\n".join(headers.values())
     for secret in secrets:
@@ -447,29 +371,58 @@ def _scrubbed(sent: Mapping[str, str], secrets: list[Secret]) -> dict[str, str]:
     return headers
 
 
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    """A large body in pieces."""
-    view = memoryview(body)
-    for start in range(0, len(body), PIECE_BYTES):
-        yield bytes(view[start : start + PIECE_BYTES])
+class _Pieces(httpx.AsyncByteStream):
+    """A large body in pieces, as often as it is asked for."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), PIECE_BYTES):
+            yield bytes(self._body[start : start + PIECE_BYTES])
 
 
-def _pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
-    coded = response.headers.get("content-encoding", "identity").lower() != "identity"
-    return response.aiter_bytes() if coded else response.aiter_raw()
+class _Connections(AiohttpTransport):
+    """httpx's transport over aiohttp, for one server: what is the same in every request is made once."""
 
+    def __init__(
+        self,
+        session: Callable[[], aiohttp.ClientSession],
+        tls: ssl.SSLContext,
+        proxy: httpx.Proxy | None,
+        connect_timeout_s: float,
+    ) -> None:
+        super().__init__(verify=tls, proxy=proxy, trust_env=False, client=session)
+        self._proxy: dict[str, Any] = {}
+        if proxy is not None:
+            self._proxy = {"proxy": str(proxy.url), "proxy_headers": proxy.headers}
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=connect_timeout_s, sock_connect=connect_timeout_s, sock_read=None
+        )
+        self._urls: dict[httpx.URL, str] = {}
 
-def _decoded(response: aiohttp.ClientResponse, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """A body that was compressed although we did not ask for it, by httpx's decoders."""
-
-    class Stream(httpx.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            async for piece in pieces:
-                yield piece
-
-    return httpx.Response(
-        response.status, headers=list(response.headers.items()), stream=Stream()
-    ).aiter_bytes()
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it; the response's body is not read yet. Raises httpx's errors."""
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        if (url := self._urls.get(request.url)) is None:
+            url = self._urls[request.url] = str(request.url)
+        headers, encoding = request.headers, request.headers.encoding
+        stream = request.stream
+        with map_aiohttp_exceptions():
+            response = await self.client.request(
+                request.method,
+                url,
+                headers={name.decode(encoding): value.decode(encoding) for name, value in headers.raw},
+                data=stream if isinstance(stream, _Pieces) else request.content or None,
+                allow_redirects=False,
+                auto_decompress=False,
+                timeout=self._timeout,
+                **self._proxy,
+            )
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response)
+        )
 
 
 class _Response(aiohttp.ClientResponse):
@@ -478,9 +431,6 @@ class _Response(aiohttp.ClientResponse):
     Of itself aiohttp (3.14) lets the reader wait for ever when a later chunk of a chunked body is
     malformed: it closes the connection, and the error reaches the connection's queue, not the body.
     """
-
-    def __repr__(self) -> str:
-        return f"<Response [{self.status}]>"  # aiohttp's own has all headers in it, as the server sent them
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         protocol = connection.protocol
@@ -643,16 +593,14 @@ def _tls(url: httpx.URL, proxy: httpx.Proxy | None, *, trust_env: bool) -> ssl.S
         ) from None
 
 
-def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None) -> AiohttpTransport:
+def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None, connect_timeout_s: float) -> _Connections:
     def session() -> aiohttp.ClientSession:  # made at the first request: it belongs to that event loop
         # limit=0: admission is the only limit (the adapter would read None as aiohttp's own 100)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
         jar = aiohttp.DummyCookieJar()
-        return aiohttp.ClientSession(
-            connector=connector, cookie_jar=jar, response_class=_Response, auto_decompress=False
-        )
+        return aiohttp.ClientSession(connector=connector, cookie_jar=jar, response_class=_Response)
 
-    return AiohttpTransport(verify=tls, proxy=proxy, trust_env=False, client=session)
+    return _Connections(session, tls, proxy, connect_timeout_s)
 
 
 # -- what failed ---------------------------------------------------------------------------------

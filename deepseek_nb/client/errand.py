@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepseek_nb.client.watchdog import Limits
@@ -11,6 +11,7 @@ from deepseek_nb.core.admission import INTERACTIVE_LANE
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import Answer, ChatRequest
+from deepseek_nb.core.copies import changed
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.wire import Delta
@@ -28,8 +29,17 @@ class Errand:
     policy: RetryPolicy
     budget: Budget
     limits: Limits = field(default_factory=Limits)
+    whole: Limits | None = None
+    """The limits under which its first try asks for the answer in one piece; None: it is streamed, too.
+
+    A stream costs some 50 us of processor time for every token. What an answer in one piece gives up is
+    told in ``batch/run.py``; what broke once is streamed the next time.
+    """
     look_up: bool = True
     """Whether the store is asked first; one who has looked already says False."""
+    claimed: bool = False
+    """Whether its key is claimed in the store for this process, which holds no answer: then neither is
+    waited for. The claim ends with the errand."""
     keep: bool = True
     """Whether the answer is kept in the store."""
     ttl_s: float | None = None
@@ -53,4 +63,4 @@ class Errand:
 
     def with_value(self, answer: Answer) -> Answer:
         """``answer`` with the value that ``check`` makes of it; raises an AnswerInvalid as ``check`` does."""
-        return replace(answer, value=self.check(answer)) if self.check else answer
+        return changed(answer, value=self.check(answer)) if self.check else answer
