@@ -1,6 +1,6 @@
 """What using this package in a notebook is like, in figures: the rows of the peers' table, measured here.
 
-    python benchmarks/notebook_experience.py                        # all rows, about five minutes
+    python benchmarks/notebook_experience.py                        # all rows, about seven minutes
     python benchmarks/notebook_experience.py --only load,interrupt --json figures.json
 
 A real ipykernel is driven over the Jupyter protocol and every message time-stamped, against the sandbox on
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import notebook_failures  # noqa: F401 (its rows)
+import notebook_install  # noqa: F401
 import notebook_prompts  # noqa: F401
 import notebook_rows  # noqa: F401
 import notebook_websocket  # noqa: F401
@@ -90,9 +91,11 @@ def main() -> int:
     """Print the tables; 0 if every bar is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", metavar="ROW,...", help=f"some of: {', '.join(ROWS)}")
+    parser.add_argument("--install", action="store_true", help="also the row on installing (needs an index)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     options = parser.parse_args()
-    names = options.only.split(",") if options.only else list(ROWS)
+    names = options.only.split(",") if options.only else [name for name in ROWS if name != "install"]
+    names += ["install"] if options.install else []
     if unknown := [name for name in names if name not in ROWS]:
         parser.error(f"no such row: {', '.join(unknown)}")
     with ExitStack() as stack:

@@ -111,7 +111,7 @@ class Done:
         if not self.error:
             return f"no error / **{self.status}**"
         lines = len(self.traceback.splitlines())
-        return f"{self.error['ename']}, {lines} lines, {self.status}"
+        return f"{self.error['ename']}, {lines} line{'s' if lines > 1 else ''}, {self.status}"
 
     @property
     def display_bytes(self) -> int:

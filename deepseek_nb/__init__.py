@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from deepseek_nb.batch.accessor import register_with_pandas
+from deepseek_nb.batch.accessor import register_with_frames
 
 __version__ = "0.1.0.dev0"
 
@@ -38,13 +38,13 @@ _ROOMS = {
     "memory": "adapters.joblib_backend",
     "stream": "session",
     "submit": "batch.submit",
-    "use_sandbox": "session",
+    "use_sandbox": "playground",
 }
 
 __all__ = ["__version__", *sorted(_ROOMS), "load_ipython_extension", "unload_ipython_extension"]
 
 
-register_with_pandas()
+register_with_frames()
 
 
 def _teach_the_shell() -> None:

@@ -15,6 +15,7 @@ from deepseek_nb.core.secret import Secret as Secret
 from deepseek_nb.core.template import Template as Template
 from deepseek_nb.notebook.chat_panel import chat as chat
 from deepseek_nb.notebook.dashboard import dashboard as dashboard
+from deepseek_nb.playground import use_sandbox as use_sandbox
 from deepseek_nb.sandbox import Sandbox as Sandbox
 from deepseek_nb.session import aask as aask
 from deepseek_nb.session import ask as ask
@@ -22,7 +23,6 @@ from deepseek_nb.session import configure as configure
 from deepseek_nb.session import conversation as conversation
 from deepseek_nb.session import default_client as default_client
 from deepseek_nb.session import stream as stream
-from deepseek_nb.session import use_sandbox as use_sandbox
 
 __version__: str
 __all__: list[str]

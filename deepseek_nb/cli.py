@@ -6,23 +6,19 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, NoReturn
 
 from deepseek_nb import __version__
+from deepseek_nb.cli_common import add_data_dir, add_server, data_dir, given, room
+from deepseek_nb.cli_jobs import add_jobs, by_name
 from deepseek_nb.core.errors import ConfigError, DeepSeekError
 
 __all__ = ["main"]
 
 
-def _room(name: str) -> Any:
-    """A room of the house, entered when its command runs: ``--help`` must not wait a second for pandas."""
-    return import_module(f"deepseek_nb.{name}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status: 0 done, 1 rows left, 2 an error, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(by_name(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(options.run(options) or 0)
     except DeepSeekError as error:
@@ -56,21 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         ("balance", _balance, "show the account's balance"),
     ):
         command = commands.add_parser(name, help=told)
-        _add_server(command)
+        add_server(command)
         command.set_defaults(run=run)
-    _add_jobs(commands)
+    add_jobs(commands)
     _add_cache(commands)
     return parser
-
-
-def _add_server(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--base-url", help="where the server is (default: https://api.deepseek.com)")
-    command.add_argument("--api-key", help="the key; better in the environment, as DEEPSEEK_API_KEY")
-    command.add_argument("--data-dir", help="where answers and jobs are kept")
-
-
-def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
 
 
 # ------------------------------------------------------------------------------------------- demo
@@ -84,7 +70,7 @@ def _add_demo(commands: Any) -> None:
         "that misbehaves; with --api-key the same job runs on the real service. Run again, it sends nothing: "
         "the answers are kept.",
     )
-    _add_server(command)
+    add_server(command)
     command.add_argument("--model", help="the model to ask (default: deepseek-flash)")
     command.add_argument("--rows", type=int, metavar="N", help="only the first N applicants")
     command.add_argument("--job", help="the job's name (default: demo-german-credit)")
@@ -101,7 +87,7 @@ def _demo(options: argparse.Namespace) -> int:
     if options.rows is not None and options.rows < 1:
         raise ConfigError(f"--rows is at least 1, not {options.rows}.")
     names = ("rows", "base_url", "api_key", "model", "job", "budget_usd", "data_dir", "faults")
-    return int(_room("demo").run_demo(**_given(options, *names)))
+    return int(room("demo").run_demo(**given(options, *names)))
 
 
 # ---------------------------------------------------------------------------------------- sandbox
@@ -146,16 +132,16 @@ def _add_sandbox(commands: Any) -> None:
 
 
 def _sandbox(options: argparse.Namespace) -> int:
-    room = _room("sandbox")
+    sandbox_room = room("sandbox")
     if options.list_faults:
-        print(room.fault_table())
+        print(sandbox_room.fault_table())
         return 0
     names = ("port", "api_key", "seed", "log_path", "balance_usd", "concurrency", "slots", "queue", "weather")
-    given = _given(options, *names, "first_token_s", "token_s", "time_scale")
+    told = given(options, *names, "first_token_s", "token_s", "time_scale")
     try:
         if options.faults:
-            given["faults"] = room.FaultScript.weights(_shares(options.faults), seed=options.seed)
-        sandbox = room.Sandbox(**given)
+            told["faults"] = sandbox_room.FaultScript.weights(_shares(options.faults), seed=options.seed)
+        sandbox = sandbox_room.Sandbox(**told)
     except (ValueError, TypeError) as why:
         raise ConfigError(f"The sandbox cannot be set up so: {why}") from None
     sandbox.serve_forever(_announce)
@@ -182,7 +168,7 @@ def _shares(text: str) -> dict[str, float]:
 
 
 def _client(options: argparse.Namespace) -> Any:
-    return _room("client.sync").Client(**_given(options, "base_url", "api_key", "data_dir"))
+    return room("client.sync").Client(**given(options, "base_url", "api_key", "data_dir"))
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -202,43 +188,9 @@ def _balance(options: argparse.Namespace) -> None:
         print("The account has no balance to ask with.")
 
 
-def _data_dir(options: argparse.Namespace) -> Any:
-    return _room("adapters.settings").load_settings(**_given(options, "data_dir")).data_dir
-
-
-def _add_jobs(commands: Any) -> None:
-    command = commands.add_parser("jobs", help="list the jobs, or delete one")
-    command.add_argument("--data-dir", help="where answers and jobs are kept")
-    command.add_argument("--delete", metavar="NAME", help="delete this job; its answers stay in the store")
-    command.set_defaults(run=_jobs)
-
-
-def _jobs(options: argparse.Namespace) -> int:
-    file = _data_dir(options) / "jobs.db"
-    if not file.exists():
-        print(f"No jobs in {file.parent}")
-        return 0
-    with _room("adapters.journal").Journal(file) as journal:
-        if options.delete is not None:
-            if not journal.delete(options.delete):
-                raise ConfigError(
-                    f"There is no job {options.delete!r}.", hint="See them with: deepseek-nb jobs"
-                )
-            print(f"Deleted {options.delete}")
-            return 0
-        print(f"{'job':40} {'state':8} {'done':>8} {'failed':>8} {'pending':>8} {'spent':>10}")
-        for job in journal.jobs():
-            counts = journal.counts(job.name)
-            pending = counts["q"] + counts["r"]
-            spent_usd = job.spent_usd + job.unknown_usd
-            figures = f"{counts['d']:8,} {counts['f']:8,} {pending:8,} {spent_usd:10.4f}"
-            print(f"{job.name:40} {job.state:8} {figures}")
-    return 0
-
-
 def _add_cache(commands: Any) -> None:
     command = commands.add_parser("cache", help="show what the answer store holds, or purge it")
-    command.add_argument("--data-dir", help="where answers and jobs are kept")
+    add_data_dir(command)
     command.add_argument("--purge", action="store_true", help="delete answers (all, or those chosen below)")
     command.add_argument("--older-than", metavar="AGE", help="only answers older than this, such as 30d")
     command.add_argument("--match", metavar="PATTERN", help="only keys like this, such as 'sandbox/*'")
@@ -246,13 +198,13 @@ def _add_cache(commands: Any) -> None:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    file = _data_dir(options) / "answers.db"
+    file = data_dir(options) / "answers.db"
     if not file.exists():
         print(f"No answers in {file.parent}")
         return 0
-    with _room("adapters.store").AnswerStore(file) as store:
+    with room("adapters.store").AnswerStore(file) as store:
         if options.purge:
-            age_s = options.older_than and _room("adapters.settings").parse_duration_s(options.older_than)
+            age_s = options.older_than and room("adapters.settings").parse_duration_s(options.older_than)
             print(f"Deleted {store.purge(older_than_s=age_s or None, match=options.match):,} answers")
             return 0
         stats = store.stats()

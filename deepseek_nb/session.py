@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from typing import Any
 
@@ -14,7 +13,6 @@ from deepseek_nb.client.sync import Client, Stream
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.metrics import Metrics
-from deepseek_nb.sandbox import Sandbox
 
 __all__ = [
     "aask",
@@ -25,9 +23,7 @@ __all__ = [
     "current_client",
     "default_client",
     "figures",
-    "sandbox",
     "stream",
-    "use_sandbox",
 ]
 
 SANDBOX_ROUTE = "sandbox"
@@ -35,7 +31,6 @@ SANDBOX_ROUTE = "sandbox"
 
 _lock = threading.RLock()
 _client: Client | None = None
-_sandbox: Sandbox | None = None
 _conversations: dict[str, Conversation] = {}
 _past_figures: list[tuple[Metrics, Budget]] = []
 
@@ -80,41 +75,6 @@ def configure(**settings: Any) -> Client:
     return made
 
 
-def use_sandbox(**options: Any) -> Sandbox:
-    """Start a simulated DeepSeek server in this process and make it the default.
-
-    No key, no network, no costs: its answers come from a simple rule engine and are called
-    simulated where they show. ``options`` go to :class:`~deepseek_nb.sandbox.Sandbox`. Called again
-    without options it gives the one that runs; with options it starts another.
-
-    >>> use_sandbox()                                             # doctest: +SKIP
-    """
-    global _sandbox
-    with _lock:
-        if _sandbox is not None and not options:
-            running = _sandbox
-        else:
-            running = Sandbox(**options)
-            running.start()
-            if _sandbox is not None:
-                _sandbox.stop()
-            else:
-                atexit.register(_stop_sandbox)
-            _sandbox = running
-    configure(base_url=running.base_url, api_key=running.api_key, route=SANDBOX_ROUTE)
-    return running
-
-
-def sandbox() -> Sandbox | None:
-    """The simulated server this process started, if any."""
-    return _sandbox
-
-
-def _stop_sandbox() -> None:
-    if _sandbox is not None:
-        _sandbox.stop()
-
-
 def ask(prompt: Prompt, **options: Any) -> Answer:
     """Ask the default client one question: see :meth:`deepseek_nb.client.aio.AsyncClient.ask`.
 
@@ -133,7 +93,7 @@ async def aask(prompt: Prompt, **options: Any) -> Answer:
     """
     client = default_client()
     answer = await attend(background.start(client.aio.take, client.aio.prepare(prompt, **options)))
-    client.warn_if_not_saved()
+    client.warn_if_needed()
     return answer
 
 

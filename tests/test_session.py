@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import deepseek_nb as ds
-from deepseek_nb import session
+from deepseek_nb import playground, session
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def clean(tmp_path, monkeypatch):
     yield
     if session._client is not None:
         session._client.close()
-    if session._sandbox is not None:
-        session._sandbox.stop()
-        session._sandbox = None
+    if playground._sandbox is not None:
+        playground._sandbox.stop()
+        playground._sandbox = None
 
 
 def test_the_sandbox_is_one_call_away(clean):

@@ -24,7 +24,7 @@ from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.database import Database, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
 from deepseek_nb.adapters.owners import owner_may_live, owner_name
-from deepseek_nb.core.budget import Drawn
+from deepseek_nb.core.accounts import Drawn
 from deepseek_nb.core.errors import ConfigError, JobMismatch, StoreFailed
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "JobRow",
     "JobState",
     "Journal",
+    "Prompt",
 ]
 
 JOURNAL_FILE = "jobs.db"
@@ -120,6 +121,14 @@ class ItemRow(NamedTuple):
     refusals: int
     answer_json: str | None
     error_json: str | None
+
+
+class Prompt(NamedTuple):
+    """What one row asks, as it was given to ``open_job``."""
+
+    key: str
+    body: str
+    priority: int
 
 
 _Ack = tuple[Item, str, float | None]
@@ -524,6 +533,24 @@ class Journal:
                 StoreDamaged,
                 stacklevel=2,
             )
+
+    def prompts(self, job: str) -> Iterator[Prompt]:
+        """What every row asks, by position, 1000 in memory at a time; a damaged row is left out."""
+        after = -1
+        while True:
+            page = self._database.read(
+                lambda c, after=after: c.execute(  # type: ignore[misc]
+                    "SELECT position, key, body, priority, body_sum FROM items "
+                    "WHERE job=? AND position>? ORDER BY position LIMIT ?",
+                    (_number(c, job), after, PAGE_ITEMS),
+                ).fetchall()
+            )
+            for _, key, body, priority, body_sum in page:
+                if _sum(key, body) == body_sum:
+                    yield Prompt(key, body, priority)
+            if len(page) < PAGE_ITEMS:
+                return
+            after = page[-1][0]
 
     def close(self) -> None:
         """Commit what is queued in the writer threads and close the file. Leases stay until they end."""

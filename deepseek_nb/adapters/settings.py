@@ -322,8 +322,11 @@ KINDS: Mapping[str, _Kind] = {
     "share_limit": _SWITCH,
     "stubborn": _SWITCH,
     "budget_usd": _MONEY,
+    "budget_day_usd": _MONEY,
+    "budget_month_usd": _MONEY,
     "max_repairs": _whole(0, 2),
     "max_faults": _whole(0, 100),
+    "when": _text(r"now|offpeak", "'now' or 'offpeak'"),
     "thinking": dataclasses.replace(_SWITCH, optional=True),
     "stream_display": _SWITCH,
 }
@@ -391,10 +394,16 @@ class Settings:
     account, at many times the requests."""
     budget_usd: float | None = None
     """None: no limit."""
+    budget_day_usd: float | None = None
+    """What all kernels of this machine on one account may spend in a day, by the local calendar."""
+    budget_month_usd: float | None = None
+    """The same for a calendar month."""
     max_repairs: int = 2
     """How often a charged answer that cannot be used is asked for again."""
     max_faults: int = 8
     """How often one question is sent again after a failure of the server or the connection."""
+    when: str = "now"
+    """When jobs send: "now", or "offpeak" to wait for the cheap hours."""
     thinking: bool | None = None
     """None: what the task at hand takes as its default."""
     stream_display: bool = True

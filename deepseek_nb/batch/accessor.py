@@ -1,4 +1,4 @@
-"""``df.deepseek``: registered once pandas is there, without ever importing it."""
+"""``df.deepseek``: registered once pandas or polars is there, without ever importing them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["DeepSeekAccessor", "register_with_pandas"]
+__all__ = ["DeepSeekAccessor", "register_with_frames"]
 
 
 class DeepSeekAccessor:
@@ -58,28 +58,32 @@ class DeepSeekAccessor:
 
 
 class _WhenImported(MetaPathFinder):
-    """Waits for ``import pandas``, registers the accessor after it, and is gone.
+    """Waits for ``import pandas`` or ``import polars``, registers the accessor after it, and is gone.
 
     ``import deepseek_nb`` commonly stands above ``import pandas`` (they are sorted), and importing
     pandas ourselves would cost everybody a second.
     """
 
+    def __init__(self, library: str) -> None:
+        self.library = library
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "pandas":
+        if fullname != self.library:
             return None
         for finder in sys.meta_path:  # whoever else would find it: it may be an editable install
             if finder is not self and (spec := finder.find_spec(fullname, path, target)) is not None:
                 if spec.loader is not None:
-                    spec.loader = _ThenRegister(spec.loader)
+                    spec.loader = _ThenRegister(spec.loader, self.library)
                 return spec
         return None
 
 
 class _ThenRegister(Loader):
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, library: str) -> None:
         self._loader = loader
+        self._library = library
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -89,19 +93,32 @@ class _ThenRegister(Loader):
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _WhenImported)]
-        _register(module)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not _waits_for(finder, self._library)]
+        _REGISTER[self._library](module)
 
 
-def _register(pandas: Any) -> None:
+def _waits_for(finder: object, library: str) -> bool:
+    return isinstance(finder, _WhenImported) and finder.library == library
+
+
+def _with_pandas(pandas: Any) -> None:
     if not hasattr(pandas.DataFrame, "deepseek"):
         pandas.api.extensions.register_dataframe_accessor("deepseek")(DeepSeekAccessor)
 
 
-def register_with_pandas() -> None:
-    """Register ``df.deepseek`` now if pandas is imported, or as soon as it is."""
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and hasattr(pandas, "DataFrame"):
-        _register(pandas)
-    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _WhenImported())
+def _with_polars(polars: Any) -> None:
+    if not hasattr(polars.DataFrame, "deepseek"):
+        polars.api.register_dataframe_namespace("deepseek")(DeepSeekAccessor)
+
+
+_REGISTER = {"pandas": _with_pandas, "polars": _with_polars}
+
+
+def register_with_frames() -> None:
+    """Register ``df.deepseek`` with pandas and polars, now if they are imported, or as soon as they are."""
+    for name, register in _REGISTER.items():
+        library = sys.modules.get(name)
+        if library is not None and hasattr(library, "DataFrame"):
+            register(library)
+        elif not any(_waits_for(finder, name) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _WhenImported(name))

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
-import pandas as pd
+from narwhals.typing import IntoDataFrame
 from tqdm.auto import tqdm
 
+from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, JobIncomplete
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S
 from deepseek_nb.batch.spec import ROW_PRIORITY
 from deepseek_nb.batch.submit import JobCall, begin
+from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
+from deepseek_nb.core.form import Structured
+from deepseek_nb.core.notices import warn
 
-__all__ = ["JobIncomplete", "apply"]
+__all__ = ["JobIncomplete", "apply", "watch"]
 
 LOOK_S = 0.1
+Frame = TypeVar("Frame", bound=IntoDataFrame)
+"""A frame of pandas, polars or another library that narwhals knows: what goes in comes out."""
 
 
 def apply(
-    frame: pd.DataFrame,
+    frame: Frame,
     template: str,
     *,
     schema: Any = None,
     into: str | None = None,
+    nested: Nested = "flatten",
+    structured: Structured = "json",
+    raw: bool = False,
     job: str | None = None,
     system: str | None = None,
     model: str | None = None,
@@ -40,17 +48,21 @@ def apply(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    when: When | None = None,
     progress: bool = True,
     client: Client | None = None,
-) -> pd.DataFrame:
+) -> Frame:
     """Ask about every row of ``frame`` and give a frame of answers on the same index.
 
     ``template`` is the question, with ``{{column}}`` where a row's value goes. With ``schema`` (a
-    pydantic model, a JSON Schema or ``{column: type}``) each field becomes a column, checked; with
+    pydantic model, a JSON Schema or ``{column: type}``) each field becomes a column, checked and typed
+    (a model inside it becomes columns named ``outer.inner``, with ``nested="object"`` one of objects); with
     ``into`` the whole answer stands in one column of that name; without both the text is in
     ``answer``. After them come ``status`` ("done", "failed", "pending"), ``error``, ``route``,
-    ``attempts``, ``cached``, ``tokens``, ``cost_usd``, ``latency_s``; join the frame to your own with
-    ``df.join(...)``.
+    ``attempts``, ``cached``, ``tokens``, ``cost_usd``, ``latency_s``, and with ``raw=True`` the model's
+    own words (``raw``) and what was mended in them to read them (``mends``); join the frame to your own
+    with ``df.join(...)``. A polars frame gives a polars frame, row for row; one without rows gives one
+    without rows, and asks nothing.
 
     Equal rows are asked once, and answers that are stored already are not asked again (not older
     than ``ttl``, such as ``"30min"``; ``cache=False``: neither kept nor looked for). ``job`` names
@@ -63,7 +75,12 @@ def apply(
     ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model
     names, or a :class:`~deepseek_nb.client.routes.Route` to another or a local server; the ``route``
-    column says who answered, and the answer is kept under that name only.
+    column says who answered, and the answer is kept under that name only. ``when="offpeak"`` sends in
+    the cheap hours only (Beijing's clock and holidays) and waits in between; that is no patience.
+
+    ``structured`` is how the shape is asked for: "json" (JSON mode, the schema in the system message), or
+    "tool" (a strict function on DeepSeek's beta address: the server itself holds the answer to the schema,
+    which must be in its documented subset). Checks, repairs and promises are the same.
 
     Costs one request for each distinct row, repairs (at most two a row) apart; the first row goes
     alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never passed: the job
@@ -81,20 +98,19 @@ def apply(
     given = locals()  # all arguments, by name
     show = given.pop("progress")
     running = begin(JobCall(**given), alone=False)
-    interrupted = _watch(running, show=show)
+    interrupted = watch(running, show=show)
     if not interrupted or running.error is not None:
-        return running.result()
+        return cast("Frame", running.result())
     figures = running.progress
-    warnings.warn(
+    warn(
         f"Interrupted: {figures.finished:,} of {figures.total:,} distinct rows are finished and saved. "
         "Run the same call to go on.",
         JobIncomplete,
-        stacklevel=3,
     )
-    return running.frame()
+    return cast("Frame", running.frame())
 
 
-def _watch(job: Job, *, show: bool) -> bool:
+def watch(job: Job, *, show: bool) -> bool:
     """Wait for the job while a bar is drawn here; whether the user stopped it."""
     if job.done:
         return False
@@ -105,6 +121,7 @@ def _watch(job: Job, *, show: bool) -> bool:
             try:
                 while not job.wait(LOOK_S):
                     bar.draw()
+                    job.warn_near_budget()
                 bar.draw()
                 break
             except KeyboardInterrupt:

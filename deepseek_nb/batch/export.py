@@ -9,16 +9,21 @@ since a program that takes the semicolon for the separator would find the formul
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
+import os
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from deepseek_nb.batch.frames_io import as_pandas
 from deepseek_nb.core.errors import ConfigError
 
-__all__ = ["escaped", "to_csv", "to_excel"]
+__all__ = ["escaped", "to_csv", "to_excel", "to_file"]
 
 EXCEL_WRITERS = ("openpyxl", "xlsxwriter")
 _FORMULA = re.compile("[ \u00a0\ufeff]*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -27,7 +32,7 @@ _NUMBER = re.compile(r"[+-](?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?%?")
 _NAMES_IN_OPTIONS = ("columns", "header", "index_label", "na_rep")
 
 
-def to_csv(frame: pd.DataFrame, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
+def to_csv(frame: Any, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
     """Write ``frame`` as ``DataFrame.to_csv`` does (same options and result), with no formula in it.
 
     ``escape_formulas=False`` writes every cell as it is. Costs a copy of the text columns.
@@ -38,12 +43,13 @@ def to_csv(frame: pd.DataFrame, path: Any = None, *, escape_formulas: bool = Tru
     "fine",2
     <BLANKLINE>
     """
+    frame, options = _without_index(frame, options)
     if escape_formulas:
         frame, options = escaped(frame), {"quoting": csv.QUOTE_NONNUMERIC} | _options(options)
     return frame.to_csv(path, **options)
 
 
-def to_excel(frame: pd.DataFrame, path: Any, *, escape_formulas: bool = True, **options: Any) -> None:
+def to_excel(frame: Any, path: Any, *, escape_formulas: bool = True, **options: Any) -> None:
     """Write ``frame`` as ``DataFrame.to_excel`` does (same options), with no formula in it.
 
     Raises ConfigError, which names the line that installs it, where nothing that writes Excel files is
@@ -56,9 +62,55 @@ def to_excel(frame: pd.DataFrame, path: Any, *, escape_formulas: bool = True, **
             "Writing Excel files needs openpyxl, which is not installed.",
             hint="Install it: pip install openpyxl",
         )
+    frame, options = _without_index(frame, options)
     if escape_formulas:
         frame, options = escaped(frame), _options(options)
     frame.to_excel(path, **options)
+
+
+def to_file(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write ``frame`` without its index to a ``.csv`` (no formula in it), ``.parquet`` or ``.jsonl`` file.
+
+    A file that is there is replaced at the end, in one step. Raises ConfigError for another ending, for a
+    place that cannot be written, and where nothing that writes Parquet is installed.
+    """
+    path = Path(path)
+    writers: dict[str, Callable[[Path], Any]] = {
+        ".csv": lambda there: to_csv(frame, there, index=False),
+        ".parquet": lambda there: _to_parquet(frame, there),
+        ".jsonl": lambda there: frame.to_json(there, orient="records", lines=True, force_ascii=False),
+    }
+    write = writers.get(path.suffix.lower())
+    if write is None:
+        raise ConfigError(
+            f"{path.name!r} has no ending that tells how to write it.", hint=f"Give {', '.join(writers)}."
+        )
+    half = path.with_name(f".{path.name}.half")
+    try:
+        write(half)
+        half.replace(path)
+    except OSError as why:
+        raise ConfigError(f"{path.name!r} cannot be written: {why.strerror or why}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
+
+
+def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    if importlib.util.find_spec("pyarrow") is not None:
+        frame.to_parquet(path, index=False)
+    elif importlib.util.find_spec("polars") is not None:
+        importlib.import_module("polars").DataFrame(
+            {
+                name: [None if pd.isna(each) else each for each in frame[name].tolist()]
+                for name in frame.columns
+            }
+        ).write_parquet(path)
+    else:
+        raise ConfigError(
+            "Writing Parquet files needs pyarrow, which is not installed.",
+            hint="Install it: pip install pyarrow",
+        )
 
 
 def escaped(frame: pd.DataFrame) -> pd.DataFrame:
@@ -75,6 +127,13 @@ def escaped(frame: pd.DataFrame) -> pd.DataFrame:
         copy = frame.copy()
     copy.index, copy.columns = _axis(frame.index), _axis(frame.columns)
     return copy
+
+
+def _without_index(frame: Any, options: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A polars frame has no index: none is written."""
+    if isinstance(frame, pd.DataFrame):
+        return frame, options
+    return as_pandas(frame), {"index": False, **options}
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

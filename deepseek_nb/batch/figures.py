@@ -26,8 +26,10 @@ def headline(status: str, figures: Progress, error: BaseException | None = None)
 
 def trouble(status: str, figures: Progress) -> str:
     """Why it waits, and since when; empty while it moves."""
-    if not figures.waiting or status not in GOING:
+    if status not in GOING:
         return ""
+    if not figures.waiting or figures.offpeak_s is not None:
+        return figures.waits_for_offpeak
     said = figures.waiting
     if figures.down_s is not None and figures.down_s >= DOWN_AFTER_S:
         said += f", server down for {duration(figures.down_s)}"
@@ -49,7 +51,7 @@ def figures_of(status: str, figures: Progress) -> dict[str, str]:
         "error rate": _share(figures.error_rate),
         "cache hit rate": _share(figures.hit_rate),
         "prefix cache": _share(figures.prefix_hit_rate),
-        "cost": f"{figures.cost_usd:.4f}" + ("" if budget is None else f" of {budget:,.2f}") + " USD",
+        "cost": f"USD {figures.cost_usd:.6f}" + ("" if budget is None else f" of {budget:,.2f}"),
         "elapsed": duration(figures.elapsed_s),
     }
     if status in GOING:

@@ -6,23 +6,25 @@ import asyncio
 import atexit
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from deepseek_nb.adapters.journal import ItemRow, Journal
 from deepseek_nb.batch.figures import markdown_of, text_of
+from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S, JobRun
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import DeepSeekError, NotReady, StoreFailed
+from deepseek_nb.core.notices import warn
 
 __all__ = ["Job", "JobIncomplete", "JobStatus", "Prepared", "StillRunning", "live_jobs"]
 
@@ -62,8 +64,12 @@ class Prepared:
     """Whether anything is left to ask."""
     frame_of: Callable[[Iterable[ItemRow]], pd.DataFrame]
     """Makes the frame of the journal's rows."""
+    form: FrameForm
+    """How the caller gets it: as a frame of pandas or polars."""
     asked: object
     """Equal for calls that ask for the same."""
+    again: Callable[[], Job]
+    """The same call once more, for the rows that failed."""
 
 
 class Job:
@@ -142,9 +148,16 @@ class Job:
 
     @property
     def errors(self) -> pd.DataFrame:
-        """The rows that failed, on the caller's index: ``error``, ``attempts``, ``cost_usd``."""
-        frame = self.frame()
-        return frame.loc[frame["status"] == "failed", ["error", "attempts", "cost_usd"]]
+        """The rows that failed, on the caller's index: ``error``, ``attempts``, ``cost_usd``.
+
+        :meth:`retry_failed` asks these rows once more, and no others. In a polars frame, ``row`` says which
+        rows they are, from 0.
+        """
+        frame = self._pandas()
+        failed = frame["status"] == "failed"
+        return self._prepared.form.native(
+            frame.loc[failed, ["error", "attempts", "cost_usd"]], row=np.flatnonzero(failed)
+        )
 
     def frame(self, *, partial: bool = True) -> pd.DataFrame:
         """What there is now, as a frame: rows that are not finished have the status "pending".
@@ -152,10 +165,23 @@ class Job:
         Reads the job's rows from the disk (about 1 s for 100,000), once the job has ended only the first
         time. With ``partial=False`` it raises :class:`NotReady` while the job runs.
         """
-        ended = self._ended.is_set()
-        if not ended and not partial:
+        if not self._ended.is_set() and not partial:
             raise self._not_ready()
-        return self._final() if ended else self._build()
+        return self._prepared.form.native(self._pandas())
+
+    def to_parquet(self, path: Any) -> None:
+        """Write what :meth:`frame` gives now to a Parquet file, whole or not at all.
+
+        An index other than 0, 1, 2... becomes columns in front; objects become lists and structs as far as
+        the schema tells, else JSON text. Raises :class:`ConfigError`, which names the line that installs it,
+        where neither polars nor pyarrow is installed.
+
+        >>> job.to_parquet("risk.parquet")                                   # doctest: +SKIP
+        """
+        self._prepared.form.write_parquet(self._pandas(), path)
+
+    def _pandas(self) -> pd.DataFrame:
+        return self._final() if self._ended.is_set() else self._build()
 
     # ------------------------------------------------------------------------------------- what to do with it
 
@@ -195,6 +221,18 @@ class Job:
         self._prepared.run.stop()
         if self._work is not None and drain_s < DRAIN_S:
             asyncio.get_running_loop().call_later(drain_s, self._work.cancel)
+
+    def retry_failed(self) -> Job:
+        """Ask the rows that failed once more, in the background; gives the handle of that run.
+
+        It is the same call with ``retry_failed=True``: the frame is read again as it is now, and what is done
+        is not asked again. Raises :class:`NotReady` while the job runs. Costs one request for each such row.
+
+        >>> scored = job.retry_failed().result()                             # doctest: +SKIP
+        """
+        if not self._ended.is_set():
+            raise self._not_ready()
+        return self._prepared.again()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until it has ended, at most ``timeout_s`` seconds; whether it has."""
@@ -290,7 +328,7 @@ class Job:
 
     def _build(self) -> pd.DataFrame:
         frame = self._prepared.frame_of(self._prepared.run.ledger())
-        frame.attrs["deepseek_nb"] = self._about()
+        frame.attrs["deepseek_nb"] = self._about() | frame.attrs
         return frame
 
     def _final(self) -> pd.DataFrame:
@@ -302,18 +340,24 @@ class Job:
                 stopped_by = self._prepared.run.stopped_by
                 if stopped_by is not None:
                     _tell_how_far(stopped_by, self.progress, len(self._prepared.run.unsaved))
-                    stopped_by.frame = self._result.copy(deep=False)  # type: ignore[attr-defined]
+                    shown = self._prepared.form.native(self._result.copy(deep=False))
+                    stopped_by.frame = shown  # type: ignore[attr-defined]
             return self._result.copy(deep=False)
 
+    def warn_near_budget(self) -> None:
+        """Say once, in the calling thread, that 80% of the job's budget, or of one around it, is spent."""
+        self.client.aio.warn_near_budget(self._prepared.budget)
+
     def _outcome(self) -> pd.DataFrame:
+        self.warn_near_budget()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         result = self._final()
         if self._prepared.run.stopped_by is not None:
             raise self._prepared.run.stopped_by.with_traceback(None)
         if self._cancelled and self.progress.pending:
-            warnings.warn(f"Cancelled: {self._so_far()}", JobIncomplete, stacklevel=3)
-        return result
+            warn(f"Cancelled: {self._so_far()}", JobIncomplete)
+        return self._prepared.form.native(result)
 
     def _so_far(self) -> str:
         figures = self.progress

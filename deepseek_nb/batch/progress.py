@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -10,9 +11,12 @@ from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Usage
 from deepseek_nb.core.errors import Busy, DeepSeekError
 from deepseek_nb.core.events import DOWN_AFTER_S, CallEvent, cause, duration
-from deepseek_nb.core.metrics import Histogram
+from deepseek_nb.core.histogram import Histogram
 
 __all__ = ["Progress"]
+
+LONG_S = 99 * 3600.0
+"""A longer wait is not told."""
 
 
 @dataclass(slots=True)
@@ -54,6 +58,8 @@ class Progress:
     """For how long the server has seemed to be down."""
     left_s: float | None = None
     """How long the job goes on if nothing comes; None while answers come."""
+    offpeak_s: float | None = None
+    """How long it is until the cheap hours it waits for; None while it does not wait for them."""
     paused: bool = False
     """Nothing new is sent; what was on the wire may still come in."""
     on_the_wire: int = 0
@@ -177,6 +183,14 @@ class Progress:
         elif error.status is not None:  # without one nothing was sent: the server was known to be down
             self.refusals += 1
 
+    @property
+    def waits_for_offpeak(self) -> str:
+        """``waits for off-peak, 2 h 10 min``; empty while it does not."""
+        if self.offpeak_s is None:
+            return ""
+        hours, minutes = divmod(math.ceil(min(self.offpeak_s, LONG_S) / 60), 60)
+        return "waits for off-peak, " + (f"{hours} h {minutes} min" if hours else f"{minutes} min")
+
     def line(self) -> str:
         """The figures in one line, for the end of a progress bar.
 
@@ -187,6 +201,8 @@ class Progress:
             parts.append(f"{self.failed} failed")
         if self.elsewhere:
             parts.append(f"{self.elsewhere} asked elsewhere")
+        if self.offpeak_s is not None:
+            parts.append(self.waits_for_offpeak)
         if self.waiting:
             parts.append(self.waiting)
             if self.limit:

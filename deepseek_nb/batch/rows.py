@@ -49,13 +49,11 @@ def read_rows(frame: pd.DataFrame, template: str, *, missing: Literal["fail", "e
     A row with an empty value (None, NaN, NA, NaT) in a column the template names is not asked
     (``missing="fail"``), or asked with nothing in its place (``"empty"``). Equal prompts are one.
 
-    Raises :class:`FrameError` for a frame without rows or where every row lacks a value, and
+    A frame without rows has no prompts. Raises :class:`FrameError` where every row lacks a value, and
     :class:`TemplateError` for a template that cannot be read or names a column that is not there.
     """
     if missing not in ("fail", "empty"):
         raise FrameError(f"missing= is 'fail' or 'empty', not {missing!r}.")
-    if not len(frame):
-        raise FrameError("The frame has no rows, so there is nothing to ask.", hint="Nothing was sent.")
     compiled = Template(template, missing="empty" if missing == "empty" else "error")
     if not compiled.names:
         raise TemplateError(
@@ -82,7 +80,7 @@ def read_rows(frame: pd.DataFrame, template: str, *, missing: Literal["fail", "e
             row_prompt.append(-1)
         else:
             row_prompt.append(prompts.setdefault(prompt, len(prompts)))
-    if not prompts:
+    if not prompts and len(frame):
         raise FrameError(
             f"No row can be asked. {next(iter(problems.values()))}",
             hint="Fill the column, or pass missing='empty'. Nothing was sent.",

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from deepseek_nb.adapters.journal import Item, ItemRow, Journal
+from deepseek_nb.batch.hours import Hours
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
@@ -43,6 +44,8 @@ CLAIM_ROWS = 64
 """So many rows are claimed at once, just before they are asked: a paused job keeps nobody waiting."""
 WHOLE_TOKENS = 4096
 """Answers that may be longer are always streamed."""
+SLOWER = 4.0
+"""So many times as slow as the first row's answer may one be written that comes in one piece."""
 LEADERS = 2
 
 MakeErrand = Callable[[str, Callable[[CallEvent], None] | None], Errand]
@@ -83,6 +86,7 @@ class JobRun:
         *,
         patience_s: float,
         check: Callable[[Answer], Any] | None = None,
+        hours: Hours | None = None,
     ) -> None:
         self.client = client
         self.journal = journal
@@ -91,6 +95,7 @@ class JobRun:
         self.progress = progress
         self.patience_s = patience_s
         self.check = check
+        self.hours = hours
         self.stopped_by: DeepSeekError | None = None
         self._todo: deque[str] = deque(keys)
         self._elsewhere: list[str] = []
@@ -103,6 +108,9 @@ class JobRun:
         self._hungry = asyncio.Event()  # fewer rows are queued than are claimed at once
         self._going = asyncio.Event()  # not paused
         self._going.set()
+        self._feeding = asyncio.Event()  # not paused by the user: what is stored is given at any hour
+        self._feeding.set()
+        self._pauses: set[str] = set()
         self._called_back: set[asyncio.Task[Any]] = set()
         self._looked_s = 0.0
         self._last_refusal: DeepSeekError | None = None
@@ -115,6 +123,9 @@ class JobRun:
         """Work until every row is done or failed, or the job stops."""
         self._looked_s = asyncio.get_running_loop().time()
         helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch())]
+        if self.hours is not None:
+            self.hours.look(self)
+            helpers.append(asyncio.create_task(self.hours.keep(self)))
         feeder = asyncio.create_task(self._feed())
         try:
             if await self._lead():
@@ -137,11 +148,15 @@ class JobRun:
             self.stopped_by = why
             self._stopping.set()
 
-    def pause(self) -> None:
+    def pause(self, why: str = "user") -> None:
         """Send nothing new: what is on the wire finishes, rows that wait for a place leave the line.
 
-        The leases are kept. What has been paid for is kept; nothing is asked twice for it.
+        The leases are kept. What has been paid for is kept; nothing is asked twice for it. There may be
+        several reasons at a time.
         """
+        self._pauses.add(why)
+        if why == "user":
+            self._feeding.clear()
         if self._going.is_set():
             self._going.clear()
             self._let_go()
@@ -149,10 +164,14 @@ class JobRun:
             for task in self._on_the_wire:
                 self._call_back(task)
 
-    def resume(self) -> None:
-        """Go on where :meth:`pause` stopped."""
-        self.progress.paused = False
-        self._going.set()
+    def resume(self, why: str = "user") -> None:
+        """Go on where :meth:`pause` stopped, once no reason for a pause is left."""
+        self._pauses.discard(why)
+        if why == "user":
+            self._feeding.set()
+        if not self._pauses:
+            self.progress.paused = False
+            self._going.set()
 
     def _call_back(self, task: asyncio.Task[Any]) -> None:
         """Take a row out of the line, if it is not on the wire; its worker holds it until the job goes on."""
@@ -166,8 +185,9 @@ class JobRun:
         """Lease rows in chunks, answer from the store what is there, queue the rest."""
         try:
             while self._todo and not self._stopping.is_set():
-                await self._going.wait()
-                if self._leased:
+                await self._feeding.wait()
+                if len(self._leased) >= (1 if self._going.is_set() else CHUNK_ROWS):
+                    await self._going.wait()
                     await self._serve()
                     continue
                 chunk = [self._todo.popleft() for _ in range(min(CHUNK_ROWS, len(self._todo)))]
@@ -442,9 +462,10 @@ class JobRun:
         """What is borne of an answer in one piece, by the pace of a streamed one; None: not asked for."""
         most, written = errand.request.max_tokens, first.usage.completion_tokens
         fits = most is not None and most <= WHOLE_TOKENS and not errand.request.thinking
-        if not fits or most is None or first.cached or not written or self.client.settings.recall:
+        began_s = None if first.cached else first.first_token_s
+        if not fits or most is None or began_s is None or not written or self.client.settings.recall:
             return None  # who takes waiting rows back has to see which of them still wait
-        longest_s = most * first.latency_s / written  # waiting included, so rather too long than too short
+        longest_s = SLOWER * most * (first.latency_s - began_s) / written  # nothing of what it waited
         return changed(errand.limits, silence_s=errand.limits.silence_s + longest_s)
 
     async def _row_error(self, item: Item, error: DeepSeekError) -> DeepSeekError:

@@ -13,6 +13,7 @@ from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Message, canonical_json
 from deepseek_nb.core.events import CallEvent
+from deepseek_nb.core.form import Structured
 from deepseek_nb.core.retry import RetryPolicy
 
 __all__ = ["JobSpec"]
@@ -35,6 +36,7 @@ class JobSpec:
     thinking: bool = False
     temperature: float | None = None
     max_tokens: int | None = None
+    structured: Structured = "json"
 
     def meta(self, client: AsyncClient) -> dict[str, Any]:
         """What the journal writes beside the job's name; every value counts for :meth:`digest`."""
@@ -47,6 +49,7 @@ class JobSpec:
             "thinking": self.thinking,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
+            **({} if self.structured == "json" else {"structured": self.structured}),
         }
 
     def digest(self, client: AsyncClient) -> str:
@@ -72,6 +75,7 @@ class JobSpec:
         first = client.prepare(
             PLACEHOLDER,
             schema=self.schema,
+            structured=self.structured,
             system=self.system,
             model=self.model,
             thinking=self.thinking,

@@ -5,39 +5,47 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal
 
 import pandas as pd
+from narwhals.typing import IntoDataFrame
 
 from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
-from deepseek_nb.batch.frame import answer_columns, build_frame
+from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
+from deepseek_nb.batch.frames_io import FrameForm, as_pandas
+from deepseek_nb.batch.hours import Hours, When
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.rows import Rows, read_rows
 from deepseek_nb.batch.run import JobRun, MakeErrand
 from deepseek_nb.batch.spec import ROW_PRIORITY, JobSpec
+from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, JobRunning
+from deepseek_nb.core.form import Structured
 from deepseek_nb.session import default_client
 
-__all__ = ["JobCall", "begin", "submit"]
+__all__ = ["JobCall", "begin", "job_budget", "standing", "submit"]
 
 _JOB_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 _one_at_a_time = threading.Lock()
 
 
 def submit(
-    frame: pd.DataFrame,
+    frame: IntoDataFrame,
     template: str,
     *,
     schema: Any = None,
     into: str | None = None,
+    nested: Nested = "flatten",
+    structured: Structured = "json",
+    raw: bool = False,
     job: str | None = None,
     system: str | None = None,
     model: str | None = None,
@@ -52,6 +60,7 @@ def submit(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    when: When | None = None,
     client: Client | None = None,
 ) -> Job:
     """Ask about every row of ``frame`` in the background; gives a handle at once.
@@ -78,10 +87,13 @@ def submit(
 class JobCall:
     """The arguments of a call of ``submit`` or ``apply``."""
 
-    frame: pd.DataFrame
+    frame: Any
     template: str
     schema: Any
     into: str | None
+    nested: Nested
+    structured: Structured
+    raw: bool
     job: str | None
     system: str | None
     model: str | None
@@ -96,6 +108,7 @@ class JobCall:
     fallback: Any
     missing: Literal["fail", "empty"]
     retry_failed: bool
+    when: When | None
     client: Client | None
 
 
@@ -105,24 +118,38 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
     ``alone``: where the same call runs already, its handle comes back, and another one under its name
     raises; otherwise the two share the rows, as two processes do.
     """
-    shape = None if call.schema is None else Schema.of(call.schema)
-    answer_columns(shape, call.into)
-    rows = read_rows(call.frame, call.template, missing=call.missing)
+    shape = None if call.schema is None else Schema.of(call.schema, nested=call.nested)
+    answer_columns(shape, call.into, raw=call.raw)
+    frame = as_pandas(call.frame, call.template)
+    rows = read_rows(frame, call.template, missing=call.missing)
     client = call.client or default_client()
     client.settings.require_credentials()
     spec = JobSpec(
-        call.template, shape, call.system, call.model, call.thinking, call.temperature, call.max_tokens
+        call.template,
+        shape,
+        call.system,
+        call.model,
+        call.thinking,
+        call.temperature,
+        call.max_tokens,
+        call.structured,
     )
     digest = spec.digest(client.aio)
+    hours = Hours.of(
+        call.when or client.settings.when,
+        client.aio.prices,
+        call.model or client.settings.model,
+        lambda: client.aio.now_utc(),
+    )
     name = _job_name(call.job, digest, rows.prompts)
-    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in _OPTIONS), call.frame.index)
+    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in _OPTIONS), frame.index)
     if alone and (running := _running(client, name, asked)) is not None:
         return running
     with ExitStack() as undo:
         journal = undo.enter_context(Journal(client.settings.data_dir / "jobs.db"))
         before = journal.job(name)
         resumed = before is not None and before.digest == digest
-        budget = _budget(client, call.budget_usd, journal, name, before if resumed else None)
+        budget = job_budget(client, call.budget_usd, journal, name, before if resumed else None)
         make_errand = spec.errands(
             client.aio,
             user_id=f"job-{blake2b(name.encode(), digest_size=8).hexdigest()}",
@@ -143,7 +170,7 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
         )
         if call.retry_failed:
             journal.retry_failed(name)
-        progress, pending = _standing(journal, name, keys)
+        progress, pending = standing(journal, name, keys)
         progress.money = budget
         run = JobRun(
             client.aio,
@@ -154,11 +181,19 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
             progress,
             patience_s=patience_s,
             check=shape.parse if shape else None,
+            hours=hours,
         )
-        frame_of = partial(build_frame, call.frame.index, rows, keys, schema=shape, into=call.into)
-        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, asked))
+        frame_of = partial(build_frame, frame.index, rows, keys, schema=shape, into=call.into, raw=call.raw)
+        form = FrameForm(call.frame, frame_columns(shape, call.into, raw=call.raw))
+        again = partial(_retried, replace(call, client=client))
+        job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
         undo.pop_all()
     return job
+
+
+def _retried(call: JobCall) -> Job:
+    with _one_at_a_time:
+        return begin(replace(call, retry_failed=True))
 
 
 _OPTIONS = tuple(
@@ -196,7 +231,7 @@ def _running(client: Client, name: str, asked: _Asked) -> Job | None:
     return None
 
 
-def _standing(journal: Journal, name: str, keys: list[str]) -> tuple[Progress, list[str]]:
+def standing(journal: Journal, name: str, keys: list[str]) -> tuple[Progress, list[str]]:
     """Where a job stands when a run begins: its figures, and the keys that are left."""
     states = {item.key: item.state for item in journal.rows(name)}
     done = sum(states.get(key) == "d" for key in keys)
@@ -233,7 +268,7 @@ def _job_name(job: str | None, digest: str, prompts: Any) -> str:
     return job
 
 
-def _budget(
+def job_budget(
     client: Client, budget_usd: float | None, journal: Journal, name: str, before: JobRow | None
 ) -> Budget:
     """The job's budget; all processes at work on the job spend from one limit, kept in the journal."""

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import json
-import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
+from urllib.parse import urlsplit
 
 from deepseek_nb.adapters.keys import kept_key
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
+from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import GateState
 from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
+from deepseek_nb.client.routes import DEEPSEEK_HOST
 from deepseek_nb.client.structured import Schema
-from deepseek_nb.client.upstreams import Upstreams
+from deepseek_nb.client.upstreams import Upstreams, account_of
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import INTERACTIVE_LANE
-from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.budget import Budget, NearBudget
 from deepseek_nb.core.call import Leg
+from deepseek_nb.core.caps import Caps
 from deepseek_nb.core.chat import Answer, ChatRequest, Message
 from deepseek_nb.core.errors import ConfigError, ContextTooLong, RequestInvalid, StoreFailed
 from deepseek_nb.core.events import CallEvent
+from deepseek_nb.core.form import AnswerForm, Structured
 from deepseek_nb.core.metrics import Metrics
+from deepseek_nb.core.notices import warn
 from deepseek_nb.core.prices import Price, PriceTable
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.tokens import estimate_request_tokens
@@ -75,9 +80,15 @@ class AsyncClient:
         self.settings = settings
         self._upstreams = Upstreams(settings)
         self._fallback = self._upstreams.names(fallback)
-        self.budget = Budget(settings.budget_usd, name="budget of this client")
+        self._spending: Spending | None = None
+        self.now_utc: Callable[[], datetime] = lambda: datetime.now(UTC)
+        """What time it is: it decides the price, and the day that is spent from."""
+        self.caps = self._calendar()
+        """The limits of the day and the month; None where there are none."""
+        self.budget = Budget(settings.budget_usd, parent=self.caps, name="budget of this client")
         self.metrics = Metrics()
         self._models: dict[str, Any] = read_json("models.json")
+        self._told_retired: set[str] = set()
         self._road: Road | None = None
         self._store: AnswerStore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -96,9 +107,11 @@ class AsyncClient:
 
         ``prompt`` is a text, or a list of messages (``{"role": ..., "content": ...}``).
         Options: ``schema`` (a pydantic model, JSON Schema or ``{column: type}``: ``answer.value`` is
-        then the checked value), ``system``, ``model``, ``thinking``, ``reasoning_effort``,
-        ``max_tokens``, ``temperature``, ``top_p``, ``stop``, ``priority`` (1 to 5; 4 and 5 pass
-        first), ``ttl_s`` (how old a stored answer may be), ``cache``, ``budget_usd``,
+        then the checked value), ``structured`` ("json": JSON mode; "tool": a strict function on the beta
+        address, without thinking, for schemas in its subset), ``system``, ``model``, ``thinking``,
+        ``reasoning_effort``, ``max_tokens``, ``temperature``, ``top_p``, ``stop``,
+        ``priority`` (1 to 5; 4 and 5 pass first), ``ttl_s`` (how old a stored answer may be), ``cache``,
+        ``budget_usd``,
         ``patience`` (how long to keep trying while the server is busy: minutes, or text such as
         "90s"), ``fallback`` (where to ask then; None: as the client does, []: nowhere), ``user_id``,
         ``on_delta``, ``on_event``.
@@ -107,7 +120,9 @@ class AsyncClient:
         an answer does not fit the schema. Raises a :class:`~deepseek_nb.core.errors.DeepSeekError`:
         each cause has its own class.
         """
-        return await self.take(self.prepare(prompt, **options))
+        answer = await self.take(self.prepare(prompt, **options))
+        self.warn_near_budget()
+        return answer
 
     def stream(self, prompt: Prompt, **options: Any) -> AnswerStream:
         """Ask one question and read the answer as it is written. Options as in :meth:`ask`.
@@ -127,6 +142,7 @@ class AsyncClient:
         prompt: Prompt,
         *,
         schema: Any = None,
+        structured: Structured = "json",
         system: str | None = None,
         model: str | None = None,
         thinking: bool | None = None,
@@ -154,10 +170,13 @@ class AsyncClient:
         """
         settings = self.settings
         shape = None if schema is None else Schema.of(schema)
-        messages = _messages(prompt, system, shape)
+        form = _form(shape, structured, settings.base_url)
+        messages = _messages(prompt, system, shape if form is None else None)
         model, thinking = self._current(
             model or settings.model, settings.thinking if thinking is None else thinking
         )
+        if form is not None:
+            thinking = _thinks_not(thinking, reasoning_effort)
         if not isinstance(priority, int) or not 1 <= priority <= 5:
             raise RequestInvalid(f"priority is a whole number from 1 to 5, not {priority!r}.")
         request = ChatRequest(
@@ -165,12 +184,13 @@ class AsyncClient:
             messages=messages,
             thinking=thinking,
             reasoning_effort=reasoning_effort,
-            json_mode=shape is not None,
+            json_mode=shape is not None and form is None,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             schema_digest=shape.digest if shape else None,
+            form=form,
             user_id=user_id,
         )
         self.refuse_what_cannot_fit(request)
@@ -203,7 +223,7 @@ class AsyncClient:
             failover_s=self._upstreams.failover_s(interactive=priority >= INTERACTIVE_LANE),
             hedged=settings.hedge_after_s is not None and priority >= INTERACTIVE_LANE,
             output_tokens=8192 if thinking is False else 65536,
-            check=shape.parse if shape else None,
+            check=shape.checked if shape else None,
             on_delta=on_delta,
             on_event=on_event,
         )
@@ -220,6 +240,23 @@ class AsyncClient:
         """Why answers could not be written to disk, if they could not: they are in memory only."""
         return None if self._road is None else self._road.not_saved
 
+    def warn_near_budget(self, budget: Budget | None = None) -> None:
+        """Say once, in the calling thread, that 80% of a budget is spent: this client's, or ``budget``."""
+        for notice in (budget or self.budget).take_notices():
+            warn(notice, NearBudget)
+
+    def _calendar(self) -> Caps | None:
+        day_usd, month_usd = self.settings.budget_day_usd, self.settings.budget_month_usd
+        if day_usd is None and month_usd is None:
+            return None
+        self._spending = Spending(self.settings.data_dir / SPENDING_FILE, account_of(self.settings))
+        return Caps(
+            self._spending,
+            day_usd=day_usd,
+            month_usd=month_usd,
+            today=lambda: self.now_utc().astimezone().date(),
+        )
+
     def new_budget(self, limit_usd: float | None, name: str) -> Budget:
         """A budget inside this client's own."""
         if limit_usd is not None and not limit_usd > 0:
@@ -230,7 +267,7 @@ class AsyncClient:
 
     def price_now(self, model: str) -> Price | None:
         """What a model costs at this moment at the client's own server; None where no price is known."""
-        return price_at(self._upstreams.get(""), self._prices, model, datetime.now(UTC))
+        return price_at(self._upstreams.get(""), self.prices, model, self.now_utc())
 
     # ------------------------------------------------------------------------------- the account
 
@@ -287,8 +324,9 @@ class AsyncClient:
             upstream=self._upstreams.get,
             require_credentials=self.settings.require_credentials,
             store=self.store,
-            prices=self._prices,
+            prices=self.prices,
             secrets=self._upstreams.secrets,
+            now_utc=lambda: self.now_utc(),
         )
         self._road.listeners.append(self.metrics)
         return self._road
@@ -300,6 +338,8 @@ class AsyncClient:
         await self._upstreams.aclose()
         if store is not None:
             store.close()
+        if self._spending is not None:
+            self._spending.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -308,7 +348,8 @@ class AsyncClient:
         await self.aclose()
 
     @cached_property
-    def _prices(self) -> PriceTable:
+    def prices(self) -> PriceTable:
+        """What tokens cost and when."""
         return PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json"))
 
     # ------------------------------------------------------------------------------------- checks
@@ -319,12 +360,12 @@ class AsyncClient:
         if retired is None:
             return model, thinking
         use = retired["use"]
-        warnings.warn(
-            f"The model name {model!r} is retired; {use!r} is asked instead"
-            + (" with thinking" if retired.get("thinking") else " without thinking"),
-            UserWarning,
-            stacklevel=4,
-        )
+        if model not in self._told_retired:
+            self._told_retired.add(model)
+            how = "with" if retired.get("thinking") else "without"
+            warn(
+                f"The model name {model!r} is retired; {use!r} is asked instead {how} thinking.", UserWarning
+            )
         return use, retired.get("thinking") if thinking is None else thinking
 
     def most_tokens(self, name: str) -> int | None:
@@ -386,10 +427,37 @@ class AnswerStream:
             while (piece := await self._pieces.get()) is not None:
                 yield piece
             await work
+            self._client.warn_near_budget()
         finally:
             if not work.done():
                 work.cancel()
                 await asyncio.wait([work])
+
+
+def _form(shape: Schema | None, structured: Structured, base_url: str) -> AnswerForm | None:
+    """What the server is told of the shape apart from the messages; None in JSON mode."""
+    if structured not in get_args(Structured):
+        raise ConfigError(f"structured= is 'json' or 'tool', not {structured!r}.")
+    if structured == "json":
+        return None
+    if shape is None:
+        raise ConfigError("structured='tool' needs a schema.", hint="Pass schema=, such as {'label': str}.")
+    url = urlsplit(base_url)
+    if url.path.rstrip("/").endswith("/v1") and f".{url.hostname}".endswith(f".{DEEPSEEK_HOST}"):
+        raise ConfigError(
+            "structured='tool' uses DeepSeek's beta address, which base_url's /v1 does not lead to.",
+            hint="Leave /v1 out of base_url: https://api.deepseek.com",
+        )
+    return shape.form()
+
+
+def _thinks_not(thinking: bool | None, effort: str | None) -> bool:
+    if thinking or effort not in (None, "none"):
+        raise RequestInvalid(
+            "The service forces no function call while the model thinks.",
+            hint="Leave out thinking, or use structured='json'. Nothing was sent.",
+        )
+    return False
 
 
 def _messages(prompt: Prompt, system: str | None, shape: Schema | None) -> tuple[Message, ...]:

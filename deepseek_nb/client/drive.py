@@ -342,7 +342,7 @@ class Drive:
             hedge = Hedge(first, self._second(command.request), self.gate, self._lose)
         try:
             answer = await (hedge.run() if hedge else first.run())
-            value = self.errand.check(answer) if self.errand.check else None
+            answer = self.errand.with_value(answer)
         except DeepSeekError as error:
             return self._broke(error, hedge.taken if hedge else first)
         except asyncio.CancelledError:
@@ -357,7 +357,6 @@ class Drive:
         return Answered(
             changed(
                 answer,
-                value=value,
                 route=self.upstream.route,
                 first_token_s=self.first_token_s,
                 cost_usd=total_usd,

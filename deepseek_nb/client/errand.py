@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import INTERACTIVE_LANE
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import Answer, ChatRequest
-from deepseek_nb.core.copies import changed
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.wire import Delta
@@ -51,8 +49,8 @@ class Errand:
     """Whether a second copy is sent when nothing is heard of the first."""
     output_tokens: int = 8192
     """What an answer may have at most where the request does not say: for the reservation."""
-    check: Callable[[Answer], Any] | None = None
-    """Gives the answer's value, or raises an AnswerInvalid."""
+    check: Callable[[Answer], Answer] | None = None
+    """Gives the answer with its value, or raises an AnswerInvalid."""
     on_delta: Callable[[Delta], None] | None = None
     on_event: Callable[[CallEvent], None] | None = None
 
@@ -63,4 +61,4 @@ class Errand:
 
     def with_value(self, answer: Answer) -> Answer:
         """``answer`` with the value that ``check`` makes of it; raises an AnswerInvalid as ``check`` does."""
-        return changed(answer, value=self.check(answer)) if self.check else answer
+        return self.check(answer) if self.check else answer

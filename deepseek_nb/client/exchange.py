@@ -19,7 +19,7 @@ from deepseek_nb.core.errors import (
     Recalled,
     TransportFailed,
 )
-from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body
+from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body, request_path
 
 __all__ = ["Exchange"]
 
@@ -70,12 +70,17 @@ class Exchange:
     async def run(self) -> Answer:
         """Send it and read the answer to its end. Raises what ended it, a :class:`DeepSeekError`."""
         decoder = self.decoder
-        repeat_due = None if self.ticket.interactive else partial(self._gate.repeat_due, self.ticket)
+        # silence says nothing about an answer in one piece: it may be written right now, and be charged
+        repeats = self.stream and not self.ticket.interactive
+        repeat_due = partial(self._gate.repeat_due, self.ticket) if repeats else None
         try:
             async with Watchdog(self.limits, repeat_due) as self._watchdog:
                 self._gate.sent(self.ticket, self.take_back)
                 body = request_body(self.request, stream=self.stream, dialect=self.upstream.dialect)
-                async with self.upstream.transport.post("/chat/completions", body) as reply:
+                path = request_path(
+                    self.request, base_path=self.upstream.base_path, dialect=self.upstream.dialect
+                )
+                async with self.upstream.transport.post(path, body) as reply:
                     decoder.trace_id = reply.trace_id
                     self._speaks()
                     if reply.status != 200:

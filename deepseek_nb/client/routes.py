@@ -14,7 +14,7 @@ from deepseek_nb.core.prices import Price
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.core.wire import Dialect
 
-__all__ = ["Route", "read_routes"]
+__all__ = ["DEEPSEEK_HOST", "Route", "read_routes"]
 
 DEEPSEEK_HOST = "deepseek.com"
 

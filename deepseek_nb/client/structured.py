@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, get_args, get_origin
 
 import fastjsonschema
-import jiter
 import pydantic
 
+from deepseek_nb.client.json_text import Mend, read_json
+from deepseek_nb.client.schema_checks import at_the_top, unmeetable, without_titles
+from deepseek_nb.client.schema_columns import Column, Nested, columns_of
+from deepseek_nb.client.schema_strict import strict_schema
 from deepseek_nb.core.chat import Answer, canonical_json
 from deepseek_nb.core.errors import SchemaError, SchemaMismatch
+from deepseek_nb.core.form import AnswerForm
 
 __all__ = ["Schema"]
 
 LIST_FIELD = "rows"
-_FENCE = re.compile(r"\A```[a-zA-Z]*\s*\n(.*?)\n?```\Z", re.DOTALL)
 _JSON_SCHEMA_WORDS = frozenset({"$schema", "$ref", "$defs", "type", "properties", "anyOf", "oneOf", "allOf"})
 
 
@@ -27,7 +33,7 @@ class Schema:
 
     Make one with :meth:`of`. ``value`` of an answer is an instance of the pydantic model, or a
     ``dict`` for a JSON Schema; for ``list[Model]`` it is a list of instances, and :attr:`item` the
-    model. ``columns`` are the names of the top-level fields.
+    model. ``columns`` are the names of the fields: of those inside models, too, with ``nested="flatten"``.
 
     Raises :class:`SchemaError`, before anything is sent, for a shape no answer can have.
 
@@ -41,14 +47,18 @@ class Schema:
         json_schema: dict[str, Any],
         model: type[pydantic.BaseModel] | None,
         item: type[pydantic.BaseModel] | None = None,
+        *,
+        nested: Nested = "object",
     ) -> None:
-        json_schema = _at_the_top(json_schema)
+        json_schema = at_the_top(json_schema)
         self.name = name
         self.item = item
         """The model of each, where the answer is a list of them; None otherwise."""
         self.json_schema = json_schema
         self.model = model
-        reason = _unmeetable(json_schema, json_schema)
+        self.nested: Nested = nested
+        """What becomes of a model inside the model, as columns: its own ones, or one of objects."""
+        reason = unmeetable(json_schema, json_schema)
         if reason:
             raise SchemaError(
                 f"No answer can meet the schema {name}: {reason}.",
@@ -73,10 +83,23 @@ class Schema:
             ) from None
 
     @classmethod
-    def of(cls, shape: Any) -> Schema:
-        """The schema of a pydantic model, a list of them, a JSON Schema (dict), or ``{column: type}``."""
-        if isinstance(shape, Schema):
-            return shape
+    def of(cls, shape: Any, *, nested: Nested | None = None) -> Schema:
+        """The schema of a pydantic model, a list of them, a JSON Schema (dict), or ``{column: type}``.
+
+        A column's type is anything pydantic takes: ``int``, ``date``, ``str | None``, ``list[str]``, a
+        ``Literal``, an ``Enum``, another model, ``Annotated[int, Field(ge=1)]``, or a dict of columns again.
+        ``nested`` says what a model inside is as columns (see :class:`Schema`); None: one column.
+        """
+        schema = shape if isinstance(shape, Schema) else cls._read(shape)
+        if nested is None or nested == schema.nested:
+            return schema
+        other = copy.copy(schema)
+        other.nested = nested
+        other.__dict__.pop("fields", None)
+        return other
+
+    @classmethod
+    def _read(cls, shape: Any) -> Schema:
         if isinstance(shape, type) and issubclass(shape, pydantic.BaseModel):
             return cls._of_model(shape)
         if get_origin(shape) is list and (items := _models(get_args(shape))):
@@ -86,15 +109,9 @@ class Schema:
                 raise SchemaError(
                     "The schema is empty.", hint="Name at least one field, such as {'label': str}."
                 )
-            if _JSON_SCHEMA_WORDS & shape.keys() and not all(isinstance(v, type) for v in shape.values()):
+            if _JSON_SCHEMA_WORDS & shape.keys() and all(map(_is_json, shape.values())):
                 return cls(str(shape.get("title", "answer")), dict(shape), None)
-            try:
-                fields: dict[str, Any] = {str(name): (kind, ...) for name, kind in shape.items()}
-                return cls._of_model(pydantic.create_model("Answer", **fields))
-            except (pydantic.errors.PydanticSchemaGenerationError, NameError, TypeError) as why:
-                raise SchemaError(
-                    f"The columns cannot be read as types: {why}.", hint="Use {'column': str} and the like."
-                ) from None
+            return cls._of_model(_model_of(shape, "Answer"))
         raise SchemaError(
             f"{shape!r} is not a schema.",
             hint="Give a pydantic model class or a list of one (list[Model]), a JSON Schema (a dict), or a "
@@ -116,12 +133,20 @@ class Schema:
             raise SchemaError(
                 f"The model {model.__name__} has no JSON Schema: {why}.", hint="Use types that JSON has."
             ) from None
-        return cls(model.__name__, _without_titles(told), model)
+        return cls(model.__name__, without_titles(told), model)
+
+    @cached_property
+    def fields(self) -> tuple[Column, ...]:
+        """The columns an answer has, with what each of them holds."""
+        held = None
+        if self.model is not None:  # the same fields by the names that the parsed model gives them
+            held = at_the_top(self.model.model_json_schema(by_alias=False))
+        return columns_of(self.json_schema, held, nested=self.nested)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the top-level fields, in order."""
-        return tuple(self.json_schema["properties"])
+        """The names of an answer's columns, in order."""
+        return tuple(column.name for column in self.fields)
 
     @property
     def digest(self) -> str:
@@ -136,38 +161,62 @@ class Schema:
         told = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
         return f"Answer with one JSON object that fits this JSON Schema: {told}\nWrite only the JSON object."
 
+    def form(self) -> AnswerForm:
+        """The shape as a strict function. Raises SchemaError for what strict functions do not support."""
+        told = json.dumps(strict_schema(self.json_schema), ensure_ascii=False, separators=(",", ":"))
+        return AnswerForm("answer", told)
+
     def parse(self, answer: Answer) -> Any:
         """The checked value of an answer.
 
         Raises :class:`SchemaMismatch`, which carries the answer, where it is not JSON or not of this shape.
         """
-        text = answer.text.strip()
-        if fenced := _FENCE.match(text):
-            text = fenced.group(1)
+        return self.checked(answer).value
+
+    def checked(self, answer: Answer) -> Answer:
+        """The answer with its ``value``, and with what was mended in its text (``mends``).
+
+        Raises as :meth:`parse` does. Fences, prose around the object and commas too many are mended; the
+        text stays as it came.
+        """
         try:
-            raw = jiter.from_json(text.encode("utf-8", "replace"), allow_inf_nan=False)
+            value, mends = self.read(answer.text)
         except ValueError as why:
-            raise SchemaMismatch(f"The answer is not JSON ({why}).", answer=answer) from None
+            raise SchemaMismatch(str(why), answer=answer) from None
+        return replace(answer, value=value, mends=mends)
+
+    def read(self, text: str) -> tuple[Any, tuple[Mend, ...]]:
+        """The checked value of a text, and what was mended to read it. Raises ValueError."""
+        try:
+            raw, mends = read_json(text)
+        except ValueError as why:
+            raise ValueError(f"The answer is not JSON ({why}).") from None
         try:
             if self.model is not None:
                 value = self.model.model_validate(raw)
-                return getattr(value, LIST_FIELD) if self.item else value
+                return (getattr(value, LIST_FIELD) if self.item else value), mends
             assert self._check is not None  # noqa: S101 (made where there is no model)
-            return self._check(raw)
+            return self._check(raw), mends
         except pydantic.ValidationError as why:
             told = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in why.errors()[:3]
             )
         except fastjsonschema.JsonSchemaValueException as why:
             told = str(why.message).removeprefix("data.")
-        raise SchemaMismatch(f"The answer does not fit {self.name}: {told}.", answer=answer)
+        raise ValueError(f"The answer does not fit {self.name}: {told}.")
 
     def row(self, value: Any) -> dict[str, Any]:
         """A parsed value as ``{column: plain value}``, in the order of ``columns``."""
+        plain = self.plain(value)
+        return {column.name: column.of(plain) for column in self.fields}
+
+    def plain(self, value: Any) -> dict[str, Any]:
+        """A parsed value as JSON has it: dicts, lists, texts and numbers."""
         if self.item is not None:
             return {LIST_FIELD: [one.model_dump(mode="json") for one in value]}
-        plain = value.model_dump(mode="json") if isinstance(value, pydantic.BaseModel) else value
-        return {name: plain.get(name) for name in self.columns}
+        if isinstance(value, pydantic.BaseModel):
+            return value.model_dump(mode="json")
+        return dict(value)
 
     def __repr__(self) -> str:
         return f"Schema({self.name}: {', '.join(self.columns)})"
@@ -177,73 +226,28 @@ def _models(kinds: tuple[Any, ...]) -> list[type[pydantic.BaseModel]]:
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)]
 
 
-def _at_the_top(schema: dict[str, Any]) -> dict[str, Any]:
-    """A recursive model's schema is only a reference to itself: the definition is put in its place."""
-    ref, definitions = schema.get("$ref"), schema.get("$defs", {})
-    if not isinstance(ref, str) or "properties" in schema:
-        return schema
-    return {**definitions.get(ref.removeprefix("#/$defs/"), {}), "$defs": definitions}
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_is_json, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, str | int | float)
 
 
-def _without_titles(schema: Any) -> Any:
-    """The schema without pydantic's ``title`` notes: they only cost tokens. Fields named title stay."""
-    if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept = {}
-    for key, value in schema.items():
-        if key in ("properties", "$defs"):
-            kept[key] = {name: _without_titles(inner) for name, inner in value.items()}
-        elif key in ("enum", "const", "default", "examples"):
-            kept[key] = value
-        elif key != "title":
-            kept[key] = _without_titles(value)
-    return kept
+def _model_of(shape: Mapping[Any, Any], name: str) -> type[pydantic.BaseModel]:
+    """The model of ``{column: type}``; a type may be such a dict itself."""
+    fields: dict[str, Any] = {}
+    for given, kind in shape.items():
+        column = str(given)
+        kind = _model_of(kind, column.title()) if isinstance(kind, Mapping) and kind else kind
+        usable = column.isidentifier() and not column.startswith(("_", "model_")) and column not in _TAKEN
+        attribute = column if usable else f"column_{len(fields)}"
+        fields[attribute] = (kind, ... if usable else pydantic.Field(alias=column))
+    try:
+        return pydantic.create_model(name, **fields)
+    except (pydantic.errors.PydanticSchemaGenerationError, NameError, TypeError) as why:
+        raise SchemaError(
+            f"The columns cannot be read as types: {why}.", hint="Use {'column': str} and the like."
+        ) from None
 
 
-_BOUNDS = (
-    ("minimum", "maximum"),
-    ("minLength", "maxLength"),
-    ("minItems", "maxItems"),
-    ("exclusiveMinimum", "exclusiveMaximum"),
-)
-
-
-def _unmeetable(schema: Any, root: Mapping[str, Any], path: str = "", depth: int = 0) -> str | None:
-    """Why no JSON value can meet this schema, where that is plain to see; None otherwise."""
-    if depth > 20 or not isinstance(schema, Mapping):
-        return f"{path or 'it'} allows nothing (false)" if schema is False else None
-    where = path or "it"
-    if isinstance(ref := schema.get("$ref"), str) and ref.startswith("#/$defs/"):
-        return _unmeetable(root.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {}), root, path, depth + 1)
-    if schema.get("enum") == []:
-        return f"{where} must be one of no values"
-    if "const" in schema and "enum" in schema and schema["const"] not in schema["enum"]:
-        return f"{where} must be {schema['const']!r}, which is not among its own values"
-    if schema.get("not") == {}:
-        return f"{where} allows nothing"
-    for low, high in _BOUNDS:
-        a, b = schema.get(low), schema.get(high)
-        if (
-            isinstance(a, int | float)
-            and isinstance(b, int | float)
-            and (a > b or (a == b and low == "exclusiveMinimum"))
-        ):
-            return f"{where} has {low} {a:g} over {high} {b:g}"
-    options = schema.get("anyOf") or schema.get("oneOf")
-    if isinstance(options, list) and options:
-        reasons = [_unmeetable(option, root, path, depth + 1) for option in options]
-        if all(reasons):
-            return reasons[0]
-    fields = schema.get("properties", {})
-    required = schema.get("required", [])
-    if isinstance(fields, Mapping) and isinstance(required, list):
-        for name in required:
-            if name in fields:
-                reason = _unmeetable(fields[name], root, f"{path}.{name}".lstrip("."), depth + 1)
-                if reason:
-                    return reason
-            elif schema.get("additionalProperties") is False:
-                return f"{where} requires {name!r} and does not allow it"
-    return None
+_TAKEN = frozenset(dir(pydantic.BaseModel))
+"""Names that pydantic's models have already: a column of that name is held under another one."""

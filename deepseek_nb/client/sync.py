@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from deepseek_nb.client.portal import background
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.metrics import Metrics
+from deepseek_nb.core.notices import warn
 from deepseek_nb.core.wire import Delta
 
 __all__ = ["Client", "Stream"]
@@ -61,17 +61,18 @@ class Client:
         return self.take(self.aio.prepare(prompt, **options))
 
     def take(self, errand: Errand) -> Answer:
-        """Do a prepared errand; warns (``NotSaved``) where the answer could not be kept on disk."""
+        """Do a prepared errand; warns where it could not be kept (``NotSaved``), and at 80% of a budget."""
         answer = background.run(self.aio.take, errand)
-        self.warn_if_not_saved()
+        self.warn_if_needed()
         return answer
 
-    def warn_if_not_saved(self) -> None:
-        """Say once that answers are in memory only, and why."""
+    def warn_if_needed(self) -> None:
+        """Say once that answers are in memory only, and why; and that 80% of a budget is spent."""
+        self.aio.warn_near_budget()
         failed = self.aio.not_saved
         if failed is not None and not self._warned:
             self._warned = True
-            warnings.warn(f"Answers could not be kept: {failed}", NotSaved, stacklevel=3)
+            warn(f"Answers could not be kept: {failed}", NotSaved)
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """Ask one question and read the answer as it is written: see :meth:`AsyncClient.stream`."""
@@ -142,6 +143,6 @@ class Stream:
             while (piece := pieces.get()) is not None:
                 yield piece
             self.answer = work.result()
-            self._client.warn_if_not_saved()
+            self._client.warn_if_needed()
         finally:
             work.cancel()

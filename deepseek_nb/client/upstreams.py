@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from deepseek_nb.adapters.auth import ApiKey, JWTBearer
 from deepseek_nb.adapters.limits import SharedLimits, account_name
@@ -22,7 +23,7 @@ from deepseek_nb.core.prices import Price
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.core.wire import Dialect
 
-__all__ = ["Upstream", "Upstreams"]
+__all__ = ["Upstream", "Upstreams", "account_of"]
 
 LIMITS_FILE = "limits.db"
 """In the data directory, beside the answers."""
@@ -45,12 +46,14 @@ class Upstream:
         route: str,
         new_gate: Callable[[str], Gate],
         dialect: Dialect = "deepseek",
+        base_path: str = "",
         price: Price | None = None,
         free: bool = False,
     ) -> None:
         self.transport = transport
         self.route = route
         self.dialect: Dialect = dialect
+        self.base_path = base_path
         self.price = price
         self.free = free
         self.reached = False
@@ -163,6 +166,7 @@ def _connected(route: Route, settings: Settings) -> Upstream:
         route=settings.route_name,
         new_gate=lambda model: _gate(settings, model),
         dialect=route.speaks(),
+        base_path=urlsplit(settings.base_url).path,
         price=route.price(),
         free=route.on_this_machine,
     )
@@ -182,14 +186,18 @@ def _gate(settings: Settings, model: str) -> Gate:
     return Gate(admission, shared=_shared_limits(settings, model), recall=settings.recall)
 
 
+def account_of(settings: Settings, *parts: str) -> str:
+    """A name for the account that these settings ask with, and for ``parts``, where the server is one."""
+    server, *more = parts or ("://".join(settings.origin),)
+    key = settings.api_key or settings.jwt_client_secret
+    return account_name(server, settings.jwt_client_id or "", key.reveal() if key else "", *more)
+
+
 def _shared_limits(settings: Settings, model: str) -> SharedLimits | None:
     """Where the kernels of this machine on the same account and model meet; None: each goes alone."""
     if not settings.share_limit:
         return None
-    key = settings.api_key or settings.jwt_client_secret
-    account = account_name(
-        settings.base_url, settings.jwt_client_id or "", key.reveal() if key else "", model
-    )
+    account = account_of(settings, settings.base_url, model)
     try:
         return SharedLimits(settings.data_dir / LIMITS_FILE, account)
     except StoreFailed as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.events import duration
-from deepseek_nb.core.metrics import Figures
+from deepseek_nb.core.window import Figures
 
 __all__ = ["Alarm", "Alarms", "Thresholds"]
 

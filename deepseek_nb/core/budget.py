@@ -6,43 +6,23 @@ more than was reserved for it. Every reservation ends exactly once, in :meth:`Bu
 :meth:`Budget.release`. A request that was cut off may have been charged: it is booked apart, as
 unknown, and counts against the limit. A limit that several processes share is kept in a ledger of
 theirs: a budget then draws shares of it, and reserves only within what it has drawn. Nothing here is
-locked: a budget belongs to one event loop.
+locked: a budget belongs to one event loop. Limits by the calendar stand in ``core.caps``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable
+from typing import Protocol
 
+from deepseek_nb.core.accounts import UNITS_PER_USD, Account, Draw, Share, units_of, usd_text
 from deepseek_nb.core.errors import BudgetExceeded
 from deepseek_nb.core.prices import Price
 
-__all__ = ["Budget", "Drawn", "worst_case_usd"]
-
-NEAR_LIMIT_SHARE = 0.8
-UNITS_PER_USD = 10**12
-"""Sums are kept in whole units of a millionth of a millionth of a dollar: they never drift."""
+__all__ = ["Around", "Budget", "NearBudget", "worst_case_usd"]
 
 
-DRAW_REQUESTS = 16
-"""A share is drawn for so many requests at once: few looks into the ledger, little idle money."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What the shared ledger gave, and how it stands. US dollars."""
-
-    usd: float
-    """Set aside for whoever drew it; 0 where the least that was asked for is not there."""
-    spent_usd: float
-    unknown_usd: float
-    elsewhere_usd: float
-    """Set aside for others."""
-
-
-Draw = Callable[[float, float], Drawn]
-"""``draw(want_usd, least_usd)``: sets aside ``want_usd`` or what is left, but not less than ``least_usd``."""
+class NearBudget(UserWarning):
+    """80% of a budget is spent, what was perhaps charged included. Shown once for each budget and period."""
 
 
 def worst_case_usd(request_tokens: int, max_tokens: int, price: Price) -> float:
@@ -54,6 +34,17 @@ def worst_case_usd(request_tokens: int, max_tokens: int, price: Price) -> float:
     7.5e-05
     """
     return price.cost_usd(miss_tokens=request_tokens, output_tokens=max_tokens)
+
+
+class Around(Protocol):
+    """What a budget can stand in: another budget, or the limits of the calendar."""
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """The sums that a reservation is booked in now."""
+
+    def roll(self) -> None:
+        """Begin a new period, where one has begun."""
 
 
 class Budget:
@@ -80,23 +71,32 @@ class Budget:
         self,
         limit_usd: float | None,
         *,
-        parent: Budget | None = None,
+        parent: Around | None = None,
         name: str = "budget",
         spent_usd: float = 0.0,
         unknown_usd: float = 0.0,
         draw: Draw | None = None,
     ) -> None:
-        self._own = _Account(
+        self._own = Account(
             name,
-            None if limit_usd is None else _units(limit_usd, "limit_usd"),
-            _units(spent_usd, "spent_usd"),
-            _units(unknown_usd, "unknown_usd"),
+            None if limit_usd is None else units_of(limit_usd, "limit_usd"),
+            units_of(spent_usd, "spent_usd"),
+            units_of(unknown_usd, "unknown_usd"),
         )
         if draw is not None and limit_usd is not None:
-            self._own.share = _Share(draw, self._own.used)
-        self.accounts: tuple[_Account, ...] = (self._own, *(parent.accounts if parent else ()))
-        """The sums of this budget, then those of the budgets around it."""
-        self._held: dict[Hashable, int] = {}
+            self._own.share = Share(draw, self._own.used)
+        self._parent = parent
+        self._held: dict[Hashable, tuple[int, tuple[Account, ...]]] = {}
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """The sums of this budget, then those of what is around it."""
+        return (self._own,) if self._parent is None else (self._own, *self._parent.accounts)
+
+    def roll(self) -> None:
+        """Begin a new period around it, where one has begun."""
+        if self._parent is not None:
+            self._parent.roll()
 
     def reserve(self, reservation: Hashable, worst_usd: float) -> None:
         """Set ``worst_usd`` aside, before sending, under a name of your own.
@@ -107,13 +107,21 @@ class Budget:
         """
         if reservation in self._held:
             raise ValueError(f"The reservation {reservation!r} is already open.")
-        worst = _units(worst_usd, "worst_usd")
-        if self._own.share is not None:
-            self._own.share.fill(self._own.used, worst)
-        for account in self.accounts:
-            account.refuse_beyond(worst)
-        self._held[reservation] = worst
-        for account in self.accounts:
+        worst = units_of(worst_usd, "worst_usd")
+        self.roll()
+        accounts = self.accounts
+        for account in accounts:
+            if account.share is not None:
+                account.share.fill(account.used, worst, again=not account.reserved)
+        try:
+            for account in accounts:
+                account.refuse_beyond(worst)
+        except BudgetExceeded:
+            for account in accounts:
+                account.rest()
+            raise
+        self._held[reservation] = worst, accounts
+        for account in accounts:
             account.reserved += worst
 
     def settle(self, reservation: Hashable, cost_usd: float, *, certain: bool = True) -> None:
@@ -122,21 +130,19 @@ class Budget:
         The cost may be above the reservation: it was charged, so it is booked, and the difference
         shows in ``overrun_usd``. Raises ValueError if there is no such open reservation.
         """
-        cost = _units(cost_usd, "cost_usd")
-        worst = self._end(reservation)
-        for account in self.accounts:
-            account.overrun += max(0, cost - worst)
-            if certain:
-                account.spent += cost
-            else:
-                account.unknown += cost
+        cost = units_of(cost_usd, "cost_usd")
+        worst, accounts = self._end(reservation)
+        for account in accounts:
+            account.end(worst, cost, certain=certain)
 
     def release(self, reservation: Hashable) -> None:
         """End a reservation of which nothing was charged.
 
         Raises ValueError if there is no such open reservation.
         """
-        self._end(reservation)
+        worst, accounts = self._end(reservation)
+        for account in accounts:
+            account.end(worst, 0)
 
     @property
     def limit_usd(self) -> float | None:
@@ -166,118 +172,30 @@ class Budget:
     @property
     def left_usd(self) -> float | None:
         """What could still be reserved, here and in the budgets around; None without any limit."""
-        left = [account.limit - account.used for account in self.accounts if account.limit is not None]
-        return max(0, min(left)) / UNITS_PER_USD if left else None
+        left = [left for account in self.accounts if (left := account.left) is not None]
+        return min(left) / UNITS_PER_USD if left else None
 
     @property
     def near_limit(self) -> bool:
         """Whether 80% of this budget's limit is spent, unknown charges included."""
-        own = self._own
-        return own.limit is not None and own.spent + own.unknown >= NEAR_LIMIT_SHARE * own.limit
-
-    def __repr__(self) -> str:
-        limit = "no limit" if self._own.limit is None else f"limit {_money(self._own.limit)}"
-        return f"<Budget {self._own.name!r}: {limit}, {self._own.state}>"
-
-    def _end(self, reservation: Hashable) -> int:
-        if reservation not in self._held:
-            raise ValueError(f"There is no open reservation {reservation!r}: each one ends exactly once.")
-        worst = self._held.pop(reservation)
-        for account in self.accounts:
-            account.reserved -= worst
-        return worst
-
-
-@dataclass(slots=True)
-class _Account:
-    """The sums of one budget, in units."""
-
-    name: str
-    limit: int | None
-    spent: int = 0
-    unknown: int = 0
-    reserved: int = 0
-    overrun: int = 0
-    share: _Share | None = None
+        return self._own.near_limit
 
     @property
-    def limit_usd(self) -> float | None:
-        return None if self.limit is None else self.limit / UNITS_PER_USD
-
-    @property
-    def used(self) -> int:
-        return self.spent + self.unknown + self.reserved
-
-    @property
-    def state(self) -> str:
-        spent, unknown, elsewhere = self.spent, self.unknown, 0
-        if self.share is not None and (told := self.share.told) is not None:
-            spent = max(spent, _units(told.spent_usd, "spent_usd"))
-            unknown = max(unknown, _units(told.unknown_usd, "unknown_usd"))
-            elsewhere = _units(told.elsewhere_usd, "elsewhere_usd")
-        said = f"spent {_money(spent)}"
-        if unknown:
-            said += f", {_money(unknown)} perhaps charged"
-        said += f", reserved {_money(self.reserved)}"
-        return f"{said}, {_money(elsewhere)} set aside by other processes" if elsewhere else said
-
-    def room(self, used: int) -> int | None:
-        """What could be reserved if ``used`` were all that is used; None without a limit."""
-        if self.limit is None:
-            return None
-        room = self.limit - used
-        return room if self.share is None else min(room, self.share.room(used))
-
-    def refuse_beyond(self, worst: int) -> None:
-        """Raise BudgetExceeded if that much does not fit any more."""
-        room, at_best = self.room(self.used), self.room(self.spent + self.unknown)
-        if room is None or at_best is None or worst <= room:
-            return
-        raise BudgetExceeded(
-            f"The {self.name} of {_money(self.limit or 0)} has no room for the next request, "
-            f"which could cost {_money(worst)} at most ({self.state}).",
-            hint=f"{BudgetExceeded.default_hint} A lower max_tokens reserves less.",
-            limit_usd=self.limit_usd,
-            spent_usd=self.spent / UNITS_PER_USD,
-            unknown_usd=self.unknown / UNITS_PER_USD,
-            reserved_usd=self.reserved / UNITS_PER_USD,
-            worst_usd=worst / UNITS_PER_USD,
-            fits_later=worst <= at_best,
+    def used_share(self) -> float | None:
+        """The largest share of a limit that is spent, here and around, unknown charges included."""
+        return max(
+            (share for account in self.accounts if (share := account.used_share) is not None), default=None
         )
 
+    def take_notices(self) -> list[str]:
+        """What is to be said about budgets of which 80% is spent, here and around: each once."""
+        return [notice for account in self.accounts for notice in account.take_notices()]
 
-class _Share:
-    """What one process has drawn of a limit that several spend from. In units."""
+    def __repr__(self) -> str:
+        limit = "no limit" if self._own.limit is None else f"limit {usd_text(self._own.limit)}"
+        return f"<Budget {self._own.name!r}: {limit}, {self._own.state}>"
 
-    def __init__(self, draw: Draw, used_before: int) -> None:
-        self._draw = draw
-        self._used_before = used_before
-        self._drawn = 0
-        self._dry_at: int | None = None
-        self.told: Drawn | None = None
-
-    def room(self, used: int) -> int:
-        """What is left of what was drawn."""
-        return self._drawn - (used - self._used_before)
-
-    def fill(self, used: int, worst: int) -> None:
-        """Draw more, if ``worst`` does not fit and there may be more: once while nothing changes here."""
-        least = worst - self.room(used)
-        if least <= 0 or self._dry_at == used:
-            return
-        want = max(least, DRAW_REQUESTS * worst)
-        self.told = told = self._draw(want / UNITS_PER_USD, least / UNITS_PER_USD)
-        self._drawn += _units(told.usd, "drawn")
-        self._dry_at = used if told.usd == 0 else None
-
-
-def _units(usd: float, name: str) -> int:
-    if not (math.isfinite(usd) and usd >= 0):
-        raise ValueError(f"{name} is an amount in US dollars, zero or more, not {usd!r}.")
-    return round(usd * UNITS_PER_USD)
-
-
-def _money(units: int) -> str:
-    text = f"{units / UNITS_PER_USD:,.6f}".rstrip("0")
-    whole, _, cents = text.partition(".")
-    return f"${whole}.{cents:0<2}"
+    def _end(self, reservation: Hashable) -> tuple[int, tuple[Account, ...]]:
+        if reservation not in self._held:
+            raise ValueError(f"There is no open reservation {reservation!r}: each one ends exactly once.")
+        return self._held.pop(reservation)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal
 
-__all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canonical_json"]
+from deepseek_nb.core.form import AnswerForm
+
+__all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canonical_json", "origin_of"]
 
 CACHE_VERSION = 1
 """Part of every fingerprint. It is raised when the meaning of a stored answer changes, not with releases."""
@@ -60,6 +63,8 @@ class ChatRequest:
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     schema_digest: str | None = None
+    form: AnswerForm | None = None
+    """The function the model has to answer with, where one is used; sent beside the messages."""
     user_id: str | None = None
     """Isolates the server's prefix cache: one per job, never one per row. Not in the fingerprint."""
 
@@ -72,11 +77,17 @@ class ChatRequest:
         parameters = _parameters(
             *(self.thinking, self.reasoning_effort, self.json_mode, self.max_tokens),
             *(self.temperature, self.top_p, self.stop, self.schema_digest),
+            *(() if self.form is None else (self.form.told,)),
         )
         begun = _begun(self.messages[:-1]).copy()  # the same for all rows of a job
         begun.update(f"{_told(self.messages[-1:])}]".encode("utf-8", "surrogatepass"))
         prompt = begun.hexdigest()
         return f"{route}/{self.model}_{prompt}_{parameters}"
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether only JSON is an answer."""
+        return self.json_mode or self.form is not None
 
     def prompt_chars(self) -> int:
         """Characters of all messages together."""
@@ -140,6 +151,11 @@ class Usage:
         )
 
 
+def origin_of(fingerprint: str, route: str) -> str:
+    """Route and model out of the key of a question, or the route alone where there is no key."""
+    return fingerprint.rsplit("_", 2)[0] or route
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One complete answer and what it took to get it.
@@ -173,17 +189,28 @@ class Answer:
     raw: tuple[str, ...] = ()
     """Charged texts that could not be used, in order: paid, so kept."""
     value: Any = field(default=None, compare=False)
+    mends: tuple[str, ...] = field(default=(), compare=False)
+    """What had to be mended in the text before a schema could read it: "fence", "prose", "comma"."""
 
     def __str__(self) -> str:
         return self.text
 
+    def _repr_markdown_(self) -> str:
+        """The text to the letter, in a block that nothing in it can end: a model's Markdown may be hostile.
+
+        Where IPython shows it, ``deepseek_nb.notebook`` makes it harmless and shows it as Markdown.
+        """
+        longest = max((len(run) for run in re.findall(r"`+", self.text)), default=0)
+        fence = "`" * max(3, longest + 1)
+        return f"{fence}\n{self.text}\n{fence}"
+
     @property
     def origin(self) -> str:
         """Which route and model gave it, such as ``"api.deepseek.com/deepseek-flash"``."""
-        return self.fingerprint.rsplit("_", 2)[0] or self.route
+        return origin_of(self.fingerprint, self.route)
 
     def to_json(self) -> dict[str, Any]:
-        """What the store keeps: plain JSON values, without ``value`` (it is made again from ``text``)."""
+        """What the store keeps: plain JSON values, without what is made again of ``text``."""
         kept: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}  # asdict() would copy it all
         kept["usage"] = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
         kept["raw"] = list(self.raw)
@@ -199,4 +226,4 @@ class Answer:
         return cls(**known)
 
 
-_KEPT = tuple(name for name in Answer.__dataclass_fields__ if name not in ("value", "cached"))
+_KEPT = tuple(name for name in Answer.__dataclass_fields__ if name not in ("value", "mends", "cached"))

@@ -185,9 +185,7 @@ class SchemaError(Yours):
 class JobMismatch(Yours):
     """The job name belongs to a job with another template, schema or model. Nothing was sent."""
 
-    default_hint = (
-        "Give this work another job name, or delete the old job with: deepseek-nb jobs --delete NAME"
-    )
+    default_hint = "Give this work another job name, or delete the old job with: deepseek-nb jobs delete NAME"
 
 
 class JobRunning(Yours):
@@ -207,7 +205,8 @@ class AuthError(Yours):
 
     disposition = Disposition.PAUSE
     default_hint = (
-        "Set DEEPSEEK_API_KEY to a valid key (platform.deepseek.com, API keys), then run the same call again."
+        "In a notebook run %deepseek key, or set DEEPSEEK_API_KEY to a valid key (platform.deepseek.com, API "
+        "keys); then run the same call again."
     )
 
 
@@ -256,7 +255,7 @@ class ContextTooLong(RequestInvalid):
 class ContentRefused(RequestInvalid):
     """Moderation refused this text. Other rows are not affected."""
 
-    default_hint = "Other rows are not affected. False positives happen: rewording this row may help."
+    default_hint = "False positives happen: rewording the text may help."
 
 
 class Theirs(DeepSeekError):

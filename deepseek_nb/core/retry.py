@@ -83,13 +83,13 @@ def repaired(
         return replace(calm, max_tokens=room if most_tokens is None else min(room, most_tokens))
     if isinstance(error, AnswerEmpty) or error.answer is None or not error.answer.text.strip():
         again = Message(
-            "user", "Answer now. Write only the JSON object." if first.json_mode else "Answer now, in words."
+            "user", "Answer now. Write only the JSON object." if first.wants_json else "Answer now, in words."
         )
         return replace(calm.with_messages(again), json_mode=first.json_mode and repairs < 2)
     wrong = Message("assistant", error.answer.text)
     why = Message(
         "user",
         f"That answer{'' if repairs < 2 else ', too,'} cannot be used: {error.message} "
-        "Write the corrected answer only" + (", one JSON object." if first.json_mode else "."),
+        "Write the corrected answer only" + (", one JSON object." if first.wants_json else "."),
     )
     return calm.with_messages(wrong, why)

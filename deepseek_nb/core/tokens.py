@@ -55,7 +55,8 @@ def estimate_request_tokens(request: ChatRequest) -> int:
     10
     """
     *head, last = request.messages
-    return sum(map(_known_tokens, head)) + _message_tokens(last)
+    form = 0 if request.form is None else _form_tokens(request.form.told)
+    return form + sum(map(_known_tokens, head)) + _message_tokens(last)
 
 
 def _message_tokens(message: Message) -> int:
@@ -65,3 +66,4 @@ def _message_tokens(message: Message) -> int:
 
 _known_tokens = lru_cache(maxsize=16)(_message_tokens)
 """Of what stands before the last message, which is the same for all rows of a job."""
+_form_tokens = lru_cache(maxsize=4)(estimate_tokens)

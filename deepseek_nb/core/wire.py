@@ -42,7 +42,7 @@ from deepseek_nb.core.errors import (
 )
 from deepseek_nb.core.tokens import estimate_request_tokens, estimate_tokens
 
-__all__ = ["AnswerDecoder", "Delta", "Dialect", "error_from_reply", "request_body"]
+__all__ = ["AnswerDecoder", "Delta", "Dialect", "error_from_reply", "request_body", "request_path"]
 
 KEPT_BODY_CHARS = 500
 WHITESPACE_RUN_CHARS = 1024
@@ -63,6 +63,16 @@ Dialect = Literal["deepseek", "openai"]
 # ------------------------------------------------------------------------------ to the server
 
 
+def request_path(request: ChatRequest, *, base_path: str = "", dialect: Dialect = "deepseek") -> str:
+    """The path of a request for an answer, behind a base address whose own path is ``base_path``.
+
+    DeepSeek documents strict functions at its beta address only. A base address with a path of its own
+    is taken at its word: it may be the beta address, or another server's.
+    """
+    beta = request.form is not None and dialect == "deepseek" and not base_path.strip("/")
+    return "/beta/chat/completions" if beta else "/chat/completions"
+
+
 def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect = "deepseek") -> bytes:
     """The body of ``POST /chat/completions``: compact JSON, messages before parameters.
 
@@ -77,7 +87,7 @@ def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect 
     before, after = _around(
         *(request.model, tuple(head), stream, dialect),
         *(request.thinking, request.json_mode, request.reasoning_effort, request.max_tokens),
-        *(request.temperature, request.top_p, request.user_id, request.stop),
+        *(request.temperature, request.top_p, request.user_id, request.stop, request.form),
     )
     if last.reasoning is None and not last.prefix:
         turn = f'{{"role":{_quoted(last.role)},"content":{_quoted(last.content)}}}'
@@ -108,13 +118,15 @@ def _around(
     model: str, head: tuple[Message, ...], stream: bool, dialect: Dialect, *parameters: Any
 ) -> tuple[str, str]:
     """What stands before the last message and behind it."""
-    thinking, json_mode, effort, max_tokens, temperature, top_p, user_id, stop = parameters
+    thinking, json_mode, effort, max_tokens, temperature, top_p, user_id, stop, form = parameters
     deepseek = dialect == "deepseek"
     body: dict[str, Any] = {}
     if thinking is not None and deepseek:
         body["thinking"] = {"type": "enabled" if thinking else "disabled"}
     if json_mode:
         body["response_format"] = {"type": "json_object"}
+    if form is not None:
+        body.update(form.fields())
     named = {
         "reasoning_effort": effort,
         "max_tokens": max_tokens,
@@ -391,6 +403,8 @@ class AnswerDecoder:
             return None
         content, thought = piece.get("content"), piece.get("reasoning_content")
         text = content if isinstance(content, str) else ""
+        if self.request.form is not None:
+            text += self.request.form.arguments(piece)
         reasoning = thought if isinstance(thought, str) else ""
         if not text and not reasoning:
             return None
@@ -404,7 +418,7 @@ class AnswerDecoder:
         if not text:
             return
         self._text.append(text)
-        if self.request.json_mode:
+        if self.request.wants_json:
             run = len(text) - len(text.rstrip())
             self._blanks = self._blanks + run if run == len(text) else run
             if self._blanks > WHITESPACE_RUN_CHARS and self._kind == "sse":
@@ -480,7 +494,7 @@ class AnswerDecoder:
             reason = finish or "no finish reason"
             raise self._broken(f"the server gave the answer up ({reason})")
         blank = not answer.text.strip()
-        if finish == "length" and (blank or self.request.json_mode):
+        if finish == "length" and (blank or self.request.wants_json):
             spent = f"{answer.usage.completion_tokens} tokens"
             thought = ", all of them reasoning" if blank and answer.reasoning else ""
             raise AnswerTruncated(f"The answer was cut at max_tokens ({spent}{thought}).", answer=answer)

@@ -6,7 +6,6 @@ free meanwhile. Nothing is raised in that thread: what ends a request is shown i
 
 from __future__ import annotations
 
-import html
 import threading
 import time
 from collections.abc import Mapping
@@ -19,27 +18,17 @@ from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.events import duration
-from deepseek_nb.data import read_json
 from deepseek_nb.notebook.carry import carry
-from deepseek_nb.notebook.display import ENVELOPE_BYTES, Screen
-from deepseek_nb.notebook.panel import Panel, Twin, announce, assign, live_region
-from deepseek_nb.notebook.safe_html import html_of_markdown, html_of_plain
-from deepseek_nb.notebook.transcript import (
-    MOST_SHOWN,
-    Exchange,
-    answer_html,
-    error_text,
-    question_html,
-    twin_of,
-)
+from deepseek_nb.notebook.chat_view import ChatView, Drafts
+from deepseek_nb.notebook.display import Screen
+from deepseek_nb.notebook.panel import Panel, Twin, announce, assign
+from deepseek_nb.notebook.transcript import Exchange, answer_html, error_text, twin_of
 from deepseek_nb.session import conversation, default_client
 
 __all__ = ["ChatPanel", "chat"]
 
 PRIORITY = 5
 """Somebody waits for it: it goes first."""
-BYTES_FACTOR = 30
-"""What the drafts of an answer may weigh for each byte of it; the final state comes on top."""
 FOLD = "Transcript, stays when the notebook is saved"
 
 
@@ -88,98 +77,34 @@ class ChatPanel:
         self._exchanges: list[Exchange] = []
         self._work: Future[Answer] | None = None
         self._busy = self._stopped = False
-        self._make_controls(model or client.settings.model, thinking, client.settings.thinking)
         self._panel: Panel | None = None
+        self._make(model or client.settings.model, client.settings.thinking if thinking is None else thinking)
 
     # -- what it looks like
 
-    def _make_controls(self, model: str, thinking: bool | None, by_default: bool | None) -> None:
-        known = read_json("models.json")
-        model = known["retired"].get(model, {}).get("use", model)
-        names = [one["id"] for one in known["models"]]
-        self._thinking = by_default if thinking is None else thinking
-        thinks = next((one["thinking_default"] for one in known["models"] if one["id"] == model), False)
-        self._thinks_unasked = thinks if self._thinking is None else self._thinking
-        wide, line = {"width": "auto"}, {"margin": "0"}
-        self._title = ipywidgets.HTML(layout=line)
-        self._figures = ipywidgets.HTML(layout=line)
-        self._said = ipywidgets.VBox(layout={"flex": "0 0 auto"})
-        self._transcript = ipywidgets.Box(
-            [self._said],
-            # from the bottom up: the latest is in view, and stays there while it grows
-            layout={
-                "flex_flow": "column-reverse",
-                "max_height": "420px",
-                "overflow": "auto",
-                "border": "1px solid var(--jp-border-color2, #d0d0d0)",
-                "padding": "4px 12px",
-            },
-        )
-        self._progress = ipywidgets.HTML(layout=line)
-        self._region = live_region()
-        self._question = ipywidgets.Textarea(
-            placeholder="Ask something. From here, Tab and then Space send it.",
-            tooltip="Your question",
-            continuous_update=False,
-            rows=3,
-            layout=wide,
-        )
-        self._send = ipywidgets.Button(
-            description="Send", tooltip="Send the question", button_style="primary", layout=wide
-        )
-        self._stop = ipywidgets.Button(
-            description="Stop", tooltip="Stop this answer", disabled=True, layout=wide
-        )
-        self._new = ipywidgets.Button(
-            description="New", tooltip="Begin the conversation anew: nothing is sent along", layout=wide
-        )
-        self._model = ipywidgets.Dropdown(
-            options=names if model in names else [model, *names],
-            value=model,
-            description="Model",
-            tooltip="The model to ask",
-            layout={"width": "230px"},
-            style={"description_width": "initial"},
-        )
-        self._think = ipywidgets.Checkbox(
-            value=self._thinks_unasked,
-            description="Think first",
-            tooltip="Whether the model thinks before it answers: better, slower, dearer",
-            indent=False,
-            layout=wide,
-        )
-        self._send.on_click(lambda _: self._on_send())
-        self._stop.on_click(lambda _: self._on_stop())
-        self._new.on_click(lambda _: self._on_new())
-
-    def _box(self) -> ipywidgets.Widget:
-        row = {"align_items": "center", "grid_gap": "8px", "flex_flow": "row wrap"}
-        return ipywidgets.VBox(
-            [
-                ipywidgets.HBox(
-                    [self._title, self._figures], layout={**row, "justify_content": "space-between"}
-                ),
-                self._transcript,
-                ipywidgets.HBox([self._progress, self._region], layout={"min_height": "32px"}),
-                self._question,
-                ipywidgets.HBox([self._send, self._stop, self._new, self._model, self._think], layout=row),
-            ],
-            layout={"max_width": "900px"},
+    def _make(self, model: str, thinking: bool | None) -> None:
+        self._view = ChatView(
+            self.conversation.name,
+            model=model,
+            thinking=thinking,
+            send=self._on_send,
+            stop=self._on_stop,
+            new=self._on_new,
         )
 
     def _ipython_display_(self) -> None:
-        if self._panel is not None and self._panel.live:
-            self.close()
+        self.close()
         if self._panel is not None:  # its widgets are closed
-            self._make_controls(self._model.value, self._thinking, self._thinking)
+            self._make(self._view.model, self._view.thinking)
         name = self.conversation.name
         self._panel = Panel(
-            self._box(),
+            self._view.box,
             self._twin,
             title=f"Chat “{name}”",
             instead=f"Where widgets do not show, ask in cells: ds.conversation({name!r}).ask(...).",
             fold=FOLD,
             key=f"chat {name}",
+            ended=self._on_stop,
         )
         with self._lock:
             self._show_anew()
@@ -190,14 +115,13 @@ class ChatPanel:
 
     def close(self) -> None:
         """Stop what is under way and put the transcript in the panel's place."""
-        self._on_stop()
         if self._panel is not None:
             self._panel.end()
 
     def _twin(self) -> Twin:
         with self._lock:
-            exchanges = list(self._exchanges)
-        return twin_of([one for one in exchanges if one.note], f"Chat “{self.conversation.name}”")
+            ended = [one for one in self._exchanges if one.note]
+        return twin_of(ended, f"Chat “{self.conversation.name}”")
 
     def _follow(self) -> None:
         """Show the conversation as it is: cells and other panels may have talked in it."""
@@ -205,56 +129,34 @@ class ChatPanel:
         shown = [one.turn for one in self._exchanges if one.turn is not None]
         if len(shown) != len(turns) or any(a is not b for a, b in zip(shown, turns, strict=True)):
             self._show_anew()
-        self._show_figures()
 
     def _show_anew(self) -> None:
         self._exchanges = [Exchange.of(turn) for turn in self.conversation.turns]
-        before = self._said.children
-        self._transcript.layout.display = "none"
-        assign(self._said, children=())
-        for old in before:
-            old.close()
-        for one in self._exchanges[-MOST_SHOWN:]:
-            self._append(one)
+        self._view.show(self._exchanges)
         self._show_figures()
 
-    def _append(self, exchange: Exchange) -> ipywidgets.HTML:
-        """Two widgets at the end: the question is not sent again with each piece of the answer."""
-        question = ipywidgets.HTML(question_html(exchange))
-        answer = ipywidgets.HTML(answer_html(exchange) if exchange.note else "")
-        self._transcript.layout.display = "flex"
-        before = self._said.children
-        gone = before[: max(0, len(before) + 2 - 2 * MOST_SHOWN)]
-        assign(self._said, children=(*before[len(gone) :], question, answer))
-        for old in gone:
-            old.close()
-        return answer
-
     def _show_figures(self) -> None:
-        told = self.conversation
+        told, count = self.conversation, len(self.conversation)
         tokens = sum(turn.answer.usage.total_tokens for turn in told.turns if not turn.answer.cached)
-        count = len(told)
-        assign(self._title, value=f"<strong>Chat “{html.escape(told.name)}”</strong>")
-        exchanges = f"{count} exchange{'' if count == 1 else 's'}"
-        took = f"{exchanges}, {tokens:,} tokens, ${told.cost_usd:.4f}" if count else "nothing asked yet"
-        assign(self._figures, value=took)
+        took = f"{count} exchange{'' if count == 1 else 's'}, {tokens:,} tokens, ${told.cost_usd:.4f}"
+        self._view.show_figures(took if count else "nothing asked yet")
 
     # -- what the user does: in the main thread, or in a subshell's
 
     def _on_send(self) -> None:
         with self._lock:
-            question = self._question.value
+            question = self._view.question.value
             if self._busy or not question.strip():
                 return
             self._busy, self._stopped = True, False
             self._follow()
             exchange = Exchange(question)
             self._exchanges.append(exchange)
-            shown = self._append(exchange)
-            self._enable(busy=True)
-            assign(self._question, value="")
-            announce(self._region, "")
-        self._question.focus()
+            shown = self._view.append(exchange)
+            self._view.enable(busy=True)
+            assign(self._view.question, value="")
+            announce(self._view.region, "")
+        self._view.question.focus()
         threading.Thread(
             target=self._ask, args=(exchange, shown), name="deepseek_nb-chat", daemon=True
         ).start()
@@ -271,23 +173,19 @@ class ChatPanel:
                 return
             self.conversation.clear()
             self._show_anew()
-            announce(self._region, "A new conversation.")
+            announce(self._view.region, "A new conversation.")
         self._keep()
-
-    def _enable(self, *, busy: bool) -> None:
-        assign(self._send, disabled=busy)
-        assign(self._new, disabled=busy)
-        assign(self._stop, disabled=not busy)
 
     # -- what happens then: in a thread of its own
 
     def _ask(self, exchange: Exchange, shown: ipywidgets.HTML) -> None:
-        drafts = _Drafts(exchange, shown, self._progress)
+        drafts = Drafts(exchange, shown, self._view.progress)
         screen = Screen(drafts.publish, now=time.monotonic)
         drafts.screen = screen
         try:
             client = default_client()
-            answer = carry(client, self._begin, self._prompt(exchange), self._call_options(), screen)
+            prompt: Any = self.conversation.prompt(exchange.question)
+            answer = carry(client, self._begin, prompt, self._call_options(), screen)
         except CancelledError:
             self._end(exchange, shown, screen, "Interrupted. What was written of it may be charged.")
         except Exception as error:  # noqa: BLE001 (whatever it is, it is shown in the panel)
@@ -295,16 +193,12 @@ class ChatPanel:
         else:
             self._answered(exchange, shown, answer, client)
 
-    def _prompt(self, exchange: Exchange) -> Any:
-        return self.conversation.prompt(exchange.question)
-
     def _call_options(self) -> dict[str, Any]:
-        untouched = self._thinking is None and self._think.value == self._thinks_unasked
         return {
             **self._options,
             "system": self.conversation.system,
-            "model": self._model.value,
-            "thinking": None if untouched else self._think.value,
+            "model": self._view.model,
+            "thinking": self._view.thinking,
         }
 
     def _begin(self, work: Any, errand: Any) -> Future[Answer]:
@@ -330,8 +224,8 @@ class ChatPanel:
         with self._lock:
             exchange.text, exchange.reasoning = screen.text, screen.reasoning
             exchange.note, exchange.trouble = note, failed
-            if failed and not self._question.value.strip():
-                assign(self._question, value=exchange.question)  # to be sent again
+            if failed and not self._view.question.value.strip():
+                assign(self._view.question, value=exchange.question)  # to be sent again
         self._settle(
             exchange, shown, "No answer: the reason is below the question." if failed else "Stopped."
         )
@@ -340,37 +234,12 @@ class ChatPanel:
         with self._lock:
             self._work, self._busy = None, False
             assign(shown, value=answer_html(exchange))
-            assign(self._progress, value="")
-            self._enable(busy=False)
+            assign(self._view.progress, value="")
+            self._view.enable(busy=False)
             self._show_figures()
-            announce(self._region, said)
+            announce(self._view.region, said)
         self._keep()
 
     def _keep(self) -> None:
         if self._panel is not None:
             self._panel.refresh_twin()
-
-
-class _Drafts:
-    """Shows an answer that is being written, within a bound on what the browser is sent for it."""
-
-    screen: Screen
-
-    def __init__(self, exchange: Exchange, shown: ipywidgets.HTML, progress: ipywidgets.HTML) -> None:
-        self._exchange = exchange
-        self._shown = shown
-        self._progress = progress
-        self._sent_bytes = 0
-
-    def publish(self, bundle: Mapping[str, str], _: Mapping[str, Any]) -> None:
-        """Take what the screen would show: a draft of the text, or a line on what is going on."""
-        if "text/markdown" not in bundle:
-            assign(self._progress, value=html_of_plain(bundle["text/plain"]))
-            return
-        draft = answer_html(self._exchange, html_of_markdown(bundle["text/markdown"]))
-        cost_bytes = ENVELOPE_BYTES + len(draft.encode("utf-8", "replace"))
-        if self._sent_bytes + cost_bytes > BYTES_FACTOR * len(self.screen.text.encode("utf-8", "replace")):
-            return  # HTML may weigh more than the text that the screen counts
-        self._sent_bytes += cost_bytes
-        assign(self._progress, value="")
-        assign(self._shown, value=draft)

@@ -98,12 +98,14 @@ class Dashboard:
 
     def close(self) -> None:
         """Refresh no more, and put the figures in the panel's place."""
+        if self._panel is not None:
+            self._panel.end()
+
+    def _ended(self) -> None:
         if self._ticker is not None:
             self._ticker.stop()
-        if self._panel is not None and self._panel.live:
-            with suppress(TookTooLong, DeepSeekError):
-                self._look()  # the last figures stay
-            self._panel.end()
+        with suppress(TookTooLong, DeepSeekError):
+            self._look()  # the last figures stay
 
     def __repr__(self) -> str:
         return f"<Dashboard of {self._standing.name}>"
@@ -145,6 +147,7 @@ class Dashboard:
             instead="Where widgets do not show, look at ds.default_client().metrics and at its budget.",
             fold=FOLD,
             key="dashboard",
+            ended=self._ended,
         )
         if self._panel.show():
             self._ticker = Ticker(self._tick, failed=self._failed, period_s=REFRESH_S)
@@ -205,19 +208,14 @@ class Dashboard:
     # -- refreshing: in a thread of its own
 
     def _tick(self) -> None:
-        panel, ticker = self._panel, self._ticker
-        if panel is None or not panel.live:  # another dashboard took its place
-            if ticker is not None:
-                ticker.stop()
-            return
         try:
             self._look()
         except TookTooLong:
             return
         self._draw()
-        if self._changed and time.monotonic() >= self._kept_s + KEEP_S:
+        if self._panel is not None and self._changed and time.monotonic() >= self._kept_s + KEEP_S:
             self._changed, self._kept_s = False, time.monotonic()
-            panel.refresh_twin()
+            self._panel.refresh_twin()
 
     def _draw(self) -> None:
         """Show the last look: what differs from the look before."""

@@ -161,8 +161,8 @@ class Screen:
     def _show(
         self, bundle: Mapping[str, str], metadata: Mapping[str, Any] | None = None, *, counted: bool = True
     ) -> None:
+        self._there = True  # first: an interrupt may come between the two
         self._publish(bundle, metadata or {})
-        self._there = True
         self._last_s = self._now()
         if counted:
             self._sent_bytes += ENVELOPE_BYTES + sum(len(shown.encode()) for shown in bundle.values())

@@ -43,6 +43,8 @@ def _parameters(request: Any) -> list[tuple[str, Any]]:
     named = [(name, getattr(request, name)) for name in ("temperature", "max_tokens", "top_p")]
     if request.json_mode:
         named.append(("answer", "one JSON object, checked"))
+    if request.form is not None:
+        named.append(("answer", "the arguments of a strict function, checked"))
     return [(name.replace("_", " "), value) for name, value in named if value is not None]
 
 
@@ -55,6 +57,6 @@ def _price(client: Any, errand: Any) -> str:
     longest = request.max_tokens or errand.output_tokens
     when = "peak hours" if price.peak else "off-peak"
     return (
-        f"price now ({when}): at most ${price.cost_usd(miss_tokens=tokens):.6f} for the prompt; "
-        f"${worst_case_usd(tokens, longest, price):.6f} with the longest answer ({longest:,} tokens)"
+        f"price now ({when}): at most USD {price.cost_usd(miss_tokens=tokens):.6f} for the prompt; "
+        f"USD {worst_case_usd(tokens, longest, price):.6f} with the longest answer ({longest:,} tokens)"
     )

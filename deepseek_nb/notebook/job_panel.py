@@ -184,4 +184,5 @@ def _plot(points: list[tuple[float, float]]) -> str:
     return (
         f"<svg role='img' aria-label='{told}' width='{PLOT_WIDTH}' height='{PLOT_HEIGHT + 2}'>"
         f"<title>{told}</title><polyline points='{line}' fill='none' stroke='currentColor'/></svg>"
+        f"<div style='opacity: 0.7; line-height: 1.4'>{told}</div>"
     )

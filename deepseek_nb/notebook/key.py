@@ -13,7 +13,7 @@ from deepseek_nb.adapters.settings import load_settings
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.notebook.display import show
-from deepseek_nb.notebook.rooms import default_client, room
+from deepseek_nb.notebook.rooms import default_client, room, room_in_use
 from deepseek_nb.notebook.tables import line
 
 __all__ = ["key"]
@@ -26,7 +26,8 @@ def key(_magics: Any, rest: str) -> None:
     """
     session = room("session")
     settings = default_client().settings
-    running = session.sandbox()
+    playground = room_in_use("playground")
+    running = None if playground is None else playground.sandbox()
     if running is not None and settings.base_url == running.base_url:
         raise ConfigError(
             "The simulated server is in use, and it needs no key of yours.",

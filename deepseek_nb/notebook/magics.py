@@ -19,7 +19,6 @@ from deepseek_nb.notebook.carry import Interrupted, carry, follow
 from deepseek_nb.notebook.commands import find_command
 from deepseek_nb.notebook.defaults import CheckedMagics
 from deepseek_nb.notebook.display import CellOutput, Publish, Screen, show
-from deepseek_nb.notebook.dry_run import dry_run
 from deepseek_nb.notebook.names import UserNames
 from deepseek_nb.notebook.options import SHORT_USAGE, Line, read_line, with_options
 from deepseek_nb.notebook.pending import PendingAnswer
@@ -146,7 +145,9 @@ class DeepSeekMagics(CheckedMagics):
             options["system"] = read.options.system or chat.system or self.system or None
         if read.options.dry_run:
             client = default_client()
-            return show(dry_run(client, client.aio.prepare(prompt, **options), tables.notes))
+            return show(
+                room("notebook.dry_run").dry_run(client, client.aio.prepare(prompt, **options), tables.notes)
+            )
         for told in tables.notes:
             show(note(told))
 
@@ -232,7 +233,7 @@ class DeepSeekMagics(CheckedMagics):
             self._keep_paid(error)
             screen.fail()
             raise
-        client.warn_if_not_saved()
+        client.warn_if_needed()
         return answer
 
     def _screen(self, client: Any, view: str, publish: Publish | None = None) -> Screen:

@@ -182,7 +182,7 @@ def _known(name: str) -> str:
     if _SECRET_LIKE.search(name):
         raise ConfigError(
             f"There is no option {name}: what stands in a cell is saved with the notebook.",
-            hint="Set the environment variable DEEPSEEK_API_KEY before the kernel starts.",
+            hint="Run %deepseek key, or set DEEPSEEK_API_KEY before the kernel starts.",
         )
     near = difflib.get_close_matches(name.replace("_", "-"), _NAMES, n=1)
     raise ConfigError(

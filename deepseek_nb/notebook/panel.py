@@ -21,7 +21,17 @@ from IPython import get_ipython
 from deepseek_nb.notebook.display import show
 from deepseek_nb.notebook.sanitize import safe_markdown
 
-__all__ = ["Panel", "Ticker", "Twin", "announce", "assign", "has_widgets", "live_region", "reachable"]
+__all__ = [
+    "Panel",
+    "Ticker",
+    "Twin",
+    "announce",
+    "assign",
+    "close_widgets",
+    "has_widgets",
+    "live_region",
+    "reachable",
+]
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PERIOD_S = 0.25
@@ -58,7 +68,7 @@ class Panel:
     ``title`` names it, ``instead`` is one sentence: what to do in a front end without widgets. With
     ``fold``, the line that the twin is folded under, the panel is one that stays open: the twin then
     stands in a second output, and :meth:`refresh_twin` writes it again. Of the panels with the same
-    ``key`` one is alive: showing another ends it.
+    ``key`` one is alive: showing another ends it. ``ended`` is called when it ends, by whatever hand.
 
     >>> panel = Panel(widget, lambda: Twin("**3 of 9** rows", "3 of 9 rows"), title="Job x",
     ...               instead="Look at job.progress.")                        # doctest: +SKIP
@@ -77,6 +87,7 @@ class Panel:
         instead: str,
         fold: str | None = None,
         key: str | None = None,
+        ended: Callable[[], None] | None = None,
     ) -> None:
         self.widget = widget
         self.live = False
@@ -86,6 +97,7 @@ class Panel:
         self._instead = instead
         self._fold = fold
         self._key = key
+        self._ended = ended
         self._lock = threading.RLock()
         self._places = {name: {"display_id": uuid.uuid4().hex} for name in ("panel", "twin")}
         self._kept: Twin | None = None
@@ -96,7 +108,7 @@ class Panel:
         with self._lock:
             if not has_widgets():
                 show(twin.with_note(self._instead).bundle)
-                _close(self.widget)
+                close_widgets(self.widget)
                 return False
             if self._key is not None:
                 earlier = self._alive.pop(self._key, None)
@@ -126,6 +138,10 @@ class Panel:
 
     def end(self) -> None:
         """Put the twin in the panel's place and close the widgets; calling it twice is fine. Any thread."""
+        if not self.live:
+            return
+        if self._ended is not None:
+            self._ended()
         twin = self._twin()  # not under the lock: it may wait for one of its owner's
         with self._lock:
             if not self.live:
@@ -136,7 +152,7 @@ class Panel:
             self._replace("panel", twin)
             if self._fold is not None:
                 self._replace("twin", Twin("*Closed.*", "Closed."))
-            _close(self.widget)
+            close_widgets(self.widget)
 
     def _replace(self, place: str, twin: Twin) -> None:
         show(twin.bundle, transient=dict(self._places[place]), update=True)
@@ -222,10 +238,10 @@ def _status(text: str) -> str:
     return f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
 
 
-def _close(widget: ipywidgets.Widget) -> None:
-    """Close a widget with all that is in it."""
+def close_widgets(*widgets: ipywidgets.Widget) -> None:
+    """Close these with all that is in them, their layouts and styles too. From any thread."""
     with _writing:
-        for one in list(_tree(widget)):
+        for one in [part for widget in widgets for part in _tree(widget)]:
             one.close()
 
 

@@ -7,13 +7,15 @@ import html
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.alarms import Alarm, Thresholds
+from deepseek_nb.core.errors import StoreFailed
 from deepseek_nb.core.events import duration
-from deepseek_nb.core.metrics import Figures
+from deepseek_nb.core.window import Figures
 from deepseek_nb.data import read_json
 from deepseek_nb.notebook.panel import Twin
 from deepseek_nb.notebook.plots import plot, sparkline
@@ -50,17 +52,24 @@ class Standing:
     spent_usd: float
     unknown_usd: float
     budget_usd: float | None
+    caps: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By "day" and "month", where there is a limit: what all kernels have spent in it, and the limit."""
 
     @property
     def budget_share(self) -> float | None:
-        """The share of the budget that is spent, what may have been charged included; None without one."""
-        return None if self.budget_usd is None else (self.spent_usd + self.unknown_usd) / self.budget_usd
+        """The largest share of a budget that is spent, what may have been charged included; None without."""
+        limits = [(self.spent_usd + self.unknown_usd, self.budget_usd), *self.caps.values()]
+        shares = [used / limit if limit else 1.0 for used, limit in limits if limit is not None]
+        return max(shares, default=None)
 
 
 async def standing_of(client: Client) -> Standing:
     """Read a client's figures, in the background loop, where they are written. Sends nothing."""
     now_s = asyncio.get_running_loop().time()
     settings, window, budget = client.settings, client.metrics.window, client.budget
+    caps: dict[str, tuple[float, float]] = {}
+    with suppress(StoreFailed):
+        caps = {} if client.aio.caps is None else client.aio.caps.standing()
     lines = client.aio.standing()
     allowed = {model["id"]: int(model["concurrency"]) for model in read_json("models.json")["models"]}
     held = {model: state.held + state.interactive for model, state in lines.items()}
@@ -80,6 +89,7 @@ async def standing_of(client: Client) -> Standing:
         spent_usd=budget.spent_usd,
         unknown_usd=budget.unknown_usd,
         budget_usd=budget.limit_usd,
+        caps=caps,
     )
 
 
@@ -103,6 +113,8 @@ def _cells(now: Standing) -> Iterator[_Cell]:
     borne = "" if now.borne is None else f", server bears {now.borne:,}"
     yield _Cell("In flight", f"{now.in_flight:,}", f"of {now.in_flight_most:,}{borne}", ("in_flight",))
     beside = "no budget" if now.budget_usd is None else f"of ${now.budget_usd:,.2f}"
+    for span, (used_usd, limit_usd) in now.caps.items():
+        beside += f", ${used_usd:,.4f} of ${limit_usd:,.2f} this {span}"
     if now.unknown_usd:
         beside += f", ${now.unknown_usd:.4f} perhaps"
     yield _Cell("Spent", f"${now.spent_usd:,.4f}", beside, ("budget",))
@@ -112,13 +124,15 @@ def table_html(now: Standing, alarms: Sequence[Alarm]) -> str:
     """The figures side by side; one with an alarm says so in a word and a colour."""
     raised = {alarm.name for alarm in alarms}
     heads, values = [], []
-    cell = "text-align: left; padding: 0 16px 0 0; line-height: 1.4"
+    cell = "text-align: left; vertical-align: top; padding: 0 16px 0 0; line-height: 1.4"
+    name = f"{cell}; font-weight: normal; white-space: nowrap; {FAINT}"
+    large = "font-size: 1.4em; white-space: nowrap"
     for one in _cells(now):
         alarm = bool(raised & set(one.alarms))
         colour, word = (f"; {TROUBLE}", " (alarm)") if alarm else ("", "")
-        heads.append(f'<th scope="col" style="{cell}; font-weight: normal; {FAINT}">{one.title}</th>')
+        heads.append(f'<th scope="col" style="{name}">{one.title}</th>')
         values.append(
-            f'<td style="{cell}{colour}"><span style="font-size: 1.4em">{one.value}</span>{word}'
+            f'<td style="{cell}{colour}"><span style="{large}">{one.value}</span>{word}'
             f'<br><span style="{FAINT}">{one.beside}</span></td>'
         )
     return f"<table><tr>{''.join(heads)}</tr><tr>{''.join(values)}</tr></table>"

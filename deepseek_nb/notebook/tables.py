@@ -34,7 +34,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, l
 
     >>> print(table("Bill", ["what", "USD"], [["asked", "0.10"]])["text/plain"])
     Bill
-    what   USD
+    what    USD
     asked  0.10
     """
     cells = [[line(cell)["text/plain"] for cell in row] for row in (head, *rows)]
@@ -80,12 +80,14 @@ def _short(value: Any) -> str:
 def usd(amount: float) -> str:
     """An amount in dollars with the digits it takes to see it: at least cents.
 
+    In words, since two dollar signs in Markdown begin and end a formula, escaped or not.
+
     >>> usd(0), usd(0.00001234), usd(1234.5)
-    ('$0.00', '$0.000012', '$1,234.50')
+    ('USD 0.00', 'USD 0.000012', 'USD 1,234.50')
     """
     text = f"{amount:,.6f}".rstrip("0")
     whole, _, cents = text.partition(".")
-    return f"${whole}.{cents:0<2}"
+    return f"USD {whole}.{cents:0<2}"
 
 
 def _literal(text: str) -> str:

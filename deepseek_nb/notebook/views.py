@@ -84,7 +84,7 @@ def facts_line(answer: Answer) -> str:
     """Who answered and what it took, in one line.
 
     >>> print(facts_line(Answer("x", model="deepseek-flash", cost_usd=0.0021, latency_s=1.25)))
-    deepseek-flash, 0 tokens in (0 from the server's cache), 0 out, $0.002100, 1.2 s
+    deepseek-flash, 0 tokens in (0 from the server's cache), 0 out, USD 0.002100, 1.2 s
     """
     usage = answer.usage
     parts = [
@@ -93,10 +93,10 @@ def facts_line(answer: Answer) -> str:
         f"{usage.completion_tokens:,} out",
     ]
     if answer.cached:
-        saved = f", saved ${answer.cost_usd:.6f}" if answer.cost_usd else ""
+        saved = f", saved USD {answer.cost_usd:.6f}" if answer.cost_usd else ""
         parts.append(f"from the store{saved}")
     else:
-        parts += ["price unknown" if answer.cost_usd is None else f"${answer.cost_usd:.6f}"]
+        parts += ["price unknown" if answer.cost_usd is None else f"USD {answer.cost_usd:.6f}"]
         parts += [f"{answer.latency_s:.1f} s"]
     if answer.finish_reason != "stop":
         parts.append(answer.finish_reason)

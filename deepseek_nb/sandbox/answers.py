@@ -10,7 +10,17 @@ import json
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quote
 
-__all__ = ["DONE", "AnswerHead", "Bill", "StreamText", "compact", "completion_body", "error_body", "fim_body"]
+__all__ = [
+    "DONE",
+    "AnswerHead",
+    "Bill",
+    "StreamText",
+    "ToolCall",
+    "compact",
+    "completion_body",
+    "error_body",
+    "fim_body",
+]
 
 DONE = b"data: [DONE]\n\n"
 INVALID = "invalid_request_error"
@@ -39,6 +49,21 @@ class AnswerHead:
     created: int
     model: str
     fingerprint: str = SAMPLE_FINGERPRINT
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the answer consists of. ``call_id`` looks like ``call_00_kw66qNnNto11bSfJVIdlV5Oo``."""
+
+    name: str
+    call_id: str
+
+    def text(self, arguments: str) -> str:
+        """The call as JSON text. Key order as documented: index, id, type, function."""
+        return (
+            f'{{"index":0,"id":"{self.call_id}","type":"function",'
+            f'"function":{{"name":{quote(self.name)},"arguments":{quote(arguments)}}}}}'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +99,17 @@ def completion_body(
     reasoning: str | None = None,
     finish_reason: str = "stop",
     choices: str | None = None,
+    call: ToolCall | None = None,
 ) -> bytes:
-    """A whole answer. ``usage`` is JSON text, or None for no such key; ``choices`` replaces the choices."""
+    """A whole answer. ``usage`` is JSON text, or None for no such key; ``choices`` replaces the choices.
+
+    With ``call`` the content stands in the call's arguments.
+    """
     if choices is None:
         thought = "" if reasoning is None else f',"reasoning_content":{quote(reasoning)}'
+        called, content = ("", content) if call is None else (f',"tool_calls":[{call.text(content)}]', "")
         choices = (
-            f'[{{"index":0,"message":{{"role":"assistant","content":{quote(content)}{thought}}},'
+            f'[{{"index":0,"message":{{"role":"assistant","content":{quote(content)}{thought}{called}}},'
             f'"logprobs":null,"finish_reason":"{finish_reason}"}}]'
         )
     billed = "" if usage is None else f',"usage":{usage}'
@@ -102,10 +132,18 @@ class StreamText:
     """Writes the events of one streamed answer; the part they share is made once.
 
     ``usage_null``: the events before the last carry ``"usage":null`` (``include_usage`` was asked
-    for). ``thinking``: deltas name both fields, one of them null.
+    for). ``thinking``: deltas name both fields, one of them null. ``call``: the content are the
+    arguments of a call, begun by an event that names it; those after it hold pieces of the arguments.
     """
 
-    def __init__(self, head: AnswerHead, *, thinking: bool = False, usage_null: bool = False) -> None:
+    def __init__(
+        self,
+        head: AnswerHead,
+        *,
+        thinking: bool = False,
+        usage_null: bool = False,
+        call: ToolCall | None = None,
+    ) -> None:
         self._head = (
             f'data: {{"id":"{head.answer_id}","object":"chat.completion.chunk","created":{head.created},'
             f'"model":"{head.model}","system_fingerprint":"{head.fingerprint}","choices":'
@@ -114,6 +152,7 @@ class StreamText:
         tail = ',"usage":null}\n\n' if usage_null else "}\n\n"
         self._close = '},"logprobs":null,"finish_reason":null}]' + tail
         self.thinking = thinking
+        self.call = call
 
     def _delta(self, fields: str) -> bytes:
         return f"{self._open}{fields}{self._close}".encode("utf-8", "replace")
@@ -122,7 +161,8 @@ class StreamText:
         """The first event."""
         if self.thinking:
             return self._delta('"role":"assistant","content":null,"reasoning_content":""')
-        return self._delta('"role":"assistant","content":""')
+        begun = b"" if self.call is None else self._delta(f'"tool_calls":[{self.call.text("")}]')
+        return self._delta('"role":"assistant","content":""') + begun
 
     def reasoning(self, text: str) -> bytes:
         """One token of reasoning."""
@@ -130,6 +170,8 @@ class StreamText:
 
     def content(self, text: str) -> bytes:
         """One token of the answer."""
+        if self.call is not None:
+            return self._delta(f'"tool_calls":[{{"index":0,"function":{{"arguments":{quote(text)}}}}}]')
         rest = ',"reasoning_content":null' if self.thinking else ""
         return self._delta(f'"content":{quote(text)}{rest}')
 

@@ -12,12 +12,13 @@ from deepseek_nb.sandbox.account import Catalogue, Model
 from deepseek_nb.sandbox.answers import error_body
 from deepseek_nb.sandbox.http import RawRequest
 from deepseek_nb.sandbox.questions import ParsedRequest
-from deepseek_nb.sandbox.refusals import OCTETS, governor
+from deepseek_nb.sandbox.refusals import OCTETS, ApiError, governor, refuse
 from deepseek_nb.sandbox.serde import describe, parse_trouble, position
 from deepseek_nb.sandbox.steps import Reply
 from deepseek_nb.sandbox.tokens import Counter
+from deepseek_nb.sandbox.tools import check_tools
 
-__all__ = ["ApiError", "check_key", "parse_chat"]
+__all__ = ["check_key", "parse_chat"]
 
 ROLES = ("system", "user", "assistant", "tool", "latest_reminder")
 EFFORTS = {
@@ -33,14 +34,6 @@ DEFAULT_MAX_TOKENS = {"none": 8192, "low": 65536, "high": 65536, "max": 131072}
 _NOT_HASHED = frozenset({"user_id", "stream", "stream_options"})
 _NUMBERS = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 _TARGET = "Failed to deserialize the JSON body into the target type: "
-
-
-class ApiError(Exception):
-    """A request that is refused; ``reply`` says so."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply
 
 
 def check_key(request: RawRequest, api_key: str | None) -> None:
@@ -171,10 +164,6 @@ def _messages_of_fim(body: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     return ({"role": "user", "content": text},)
 
 
-def _refuse(message: str) -> ApiError:
-    return ApiError(Reply.whole(error_body(message), 400, OCTETS))
-
-
 def _meaning(
     body: dict[str, Any],
     path: str,
@@ -186,18 +175,18 @@ def _meaning(
     """The checks of what is well-formed, and the values that count."""
     model = catalogue.find(model_name)
     if model is None:
-        raise _refuse(catalogue.unknown(model_name))
+        raise refuse(catalogue.unknown(model_name))
     if not messages:
-        raise _refuse("Empty input messages")
+        raise refuse("Empty input messages")
     _check_ranges(body)
     stop = _stop(body)
     stream = body.get("stream") is True
     options = body.get("stream_options")
     if options is not None and not stream:
-        raise _refuse("stream_options should be set along with stream = true")
+        raise refuse("stream_options should be set along with stream = true")
     user_id = body.get("user_id")
     if user_id is not None and len(user_id) > 512:
-        raise _refuse(
+        raise refuse(
             "Invalid 'user_id': string too long. Expected a string with maximum length 512, "
             f"but got a string with length {len(user_id)} instead"
         )
@@ -205,8 +194,8 @@ def _meaning(
     effort = "none" if fim else _effort(body)
     json_mode = _json_mode(body, messages)
     if any(message.get("_images") for message in messages) and not model.images:
-        raise _refuse("This model does not support image")
-    _check_tools(body, messages, thinking=effort != "none")
+        raise refuse("This model does not support image")
+    tool, told = check_tools(body, messages, thinking=effort != "none")
     max_tokens = body.get("max_tokens")
     if max_tokens is None:
         max_tokens = min(DEFAULT_MAX_TOKENS[effort], model.max_output_tokens)
@@ -215,12 +204,13 @@ def _meaning(
         or not isinstance(max_tokens, int)
         or not (1 <= max_tokens <= model.max_output_tokens)
     ):
-        raise _refuse(
+        raise refuse(
             f"Invalid max_tokens value, the valid range of max_tokens is [1, {model.max_output_tokens}]"
         )
-    tokens, blocks = counter.measure(tuple((m["role"], m["content"]) for m in messages))
+    turns = tuple((m["role"], m["content"]) for m in messages)
+    tokens, blocks = counter.measure((("system", told), *turns) if told else turns)
     if tokens + max_tokens > model.context_tokens:
-        raise _refuse(
+        raise refuse(
             f"This model's maximum context length is {model.context_tokens} tokens. However, you requested "
             f"{tokens + max_tokens} tokens ({tokens} in the messages, {max_tokens} in the completion). "
             "Please reduce the length of the messages or completion."
@@ -239,6 +229,7 @@ def _meaning(
             json_mode=json_mode,
             stop=stop,
             stream=stream,
+            tool=tool,
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             user_id=user_id,
             request_hash=_digest(asked),
@@ -257,13 +248,13 @@ def _digest(value: Any) -> str:
 def _check_ranges(body: Mapping[str, Any]) -> None:
     temperature, top_p = body.get("temperature"), body.get("top_p")
     if temperature is not None and not 0 <= temperature <= 2:
-        raise _refuse("Invalid temperature value, the valid range of temperature is [0, 2]")
+        raise refuse("Invalid temperature value, the valid range of temperature is [0, 2]")
     if top_p is not None and not 0 < top_p <= 1:
-        raise _refuse("Invalid top_p value, the valid range of top_p is (0, 1.0]")
+        raise refuse("Invalid top_p value, the valid range of top_p is (0, 1.0]")
     for name in ("frequency_penalty", "presence_penalty"):
         value = body.get(name)
         if value is not None and not -2 <= value <= 2:
-            raise _refuse(f"Invalid {name} value, the valid range of {name} is [-2, 2]")
+            raise refuse(f"Invalid {name} value, the valid range of {name} is [-2, 2]")
 
 
 def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -272,9 +263,9 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     listed = [stop] if isinstance(stop, str) else stop
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
-        raise _refuse("Invalid stop value, expected a string or a list of strings")
+        raise refuse("Invalid stop value, expected a string or a list of strings")
     if len(listed) > 16:
-        raise _refuse(f"Stop string array too long: {len(listed)}")
+        raise refuse(f"Stop string array too long: {len(listed)}")
     return tuple(each for each in listed if each)
 
 
@@ -283,10 +274,10 @@ def _effort(body: Mapping[str, Any]) -> str:
     thinking = body.get("thinking")
     kind = thinking.get("type", "enabled") if isinstance(thinking, dict) else "enabled"
     if kind not in ("adaptive", "enabled", "disabled"):
-        raise _refuse(f"unknown variant `{kind}`, expected one of `adaptive`, `enabled`, `disabled`")
+        raise refuse(f"unknown variant `{kind}`, expected one of `adaptive`, `enabled`, `disabled`")
     effort = body.get("reasoning_effort")
     if effort is not None and effort not in EFFORTS:
-        raise _refuse(
+        raise refuse(
             f"unknown variant `{effort}`, expected one of {', '.join(f'`{known}`' for known in EFFORTS)}"
         )
     return "none" if kind == "disabled" else EFFORTS[effort or "high"]
@@ -298,40 +289,9 @@ def _json_mode(body: Mapping[str, Any], messages: tuple[dict[str, Any], ...]) ->
     if kind == "text":
         return False
     if kind != "json_object":
-        raise _refuse("This response_format type is unavailable now")
+        raise refuse("This response_format type is unavailable now")
     if not any("json" in message["content"].lower() for message in messages):
-        raise _refuse(
+        raise refuse(
             "Prompt must contain the word 'json' in some form to use 'response_format' of type 'json_object'."
         )
     return True
-
-
-def _check_tools(body: Mapping[str, Any], messages: tuple[dict[str, Any], ...], *, thinking: bool) -> None:
-    choice = body.get("tool_choice")
-    if thinking and (choice == "required" or isinstance(choice, dict)):
-        raise _refuse("Thinking mode does not support this tool_choice")
-    open_calls: list[str] = []
-    for message in messages:
-        if message["role"] == "tool":
-            if message.get("tool_call_id") not in open_calls:
-                raise _refuse(
-                    "Messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
-                )
-            open_calls.remove(message["tool_call_id"])
-            continue
-        _check_answered(open_calls)
-        calls = message.get("tool_calls") or []
-        open_calls = [str(call.get("id")) for call in calls if isinstance(call, dict)]
-    _check_answered(open_calls)
-    if thinking and messages[-1]["role"] == "tool":
-        last_call = next(message for message in reversed(messages) if message.get("tool_calls"))
-        if last_call.get("reasoning_content") is None:
-            raise _refuse("The `reasoning_content` in the thinking mode must be passed back to the API.")
-
-
-def _check_answered(open_calls: list[str]) -> None:
-    if open_calls:
-        raise _refuse(
-            "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
-            "'tool_call_id'. (insufficient tool messages following tool_calls message)"
-        )

@@ -2,7 +2,8 @@
 
 The rules. "Return exactly: X" and "Reply with exactly X" are answered with X. In JSON mode the
 first JSON Schema found in the messages (the system message first) is filled from the last user
-message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it.
+message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it. A
+function that has to be called gets its parameters filled alike.
 Anything else is answered with "[simulated]" and up to two sentences of it. An answer that ends in
 an unfinished assistant message (``prefix``) goes on where that stops. The same messages always
 get the same answer. Reasoning, where thinking is on, is a few sentences about the text, longer
@@ -57,6 +58,10 @@ def answer(request: ParsedRequest) -> Completion:
 
 
 def _text(request: ParsedRequest, question: str) -> str:
+    said = [message["content"] for message in request.messages if message["role"] == "user"]
+    if request.tool is not None:
+        made = fill(request.tool.parameters, "\n".join(said))
+        return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
     exactly = _EXACTLY.search(question)
     if exactly is not None:
         return exactly["text"].strip()
@@ -66,7 +71,6 @@ def _text(request: ParsedRequest, question: str) -> str:
         return MARK + clip(_extract(question, 2), _ANSWER_CHARS)
     if schema is None:
         return canonical_json({"answer": clip(_extract(question, 1), _ANSWER_CHARS)})
-    said = [message["content"] for message in request.messages if message["role"] == "user"]
     source = question.replace(inside, " ") if inside else "\n".join(said)
     return json.dumps(fill(schema, source), ensure_ascii=False, separators=(",", ":"))
 

@@ -11,6 +11,7 @@ from deepseek_nb.sandbox.answers import (
     AnswerHead,
     Bill,
     StreamText,
+    ToolCall,
     completion_body,
     error_body,
     fim_body,
@@ -38,6 +39,7 @@ class Work:
     token_s: float = 0.0
     keep_alive_s: float = 15.0
     fim: bool = False
+    call: ToolCall | None = None
 
     @property
     def beat(self) -> Beat:
@@ -50,6 +52,12 @@ class Work:
             return None
         return "null" if self.usage_chunk == "null" else self.bill.text()
 
+    @property
+    def finish_reason(self) -> str:
+        """Why it ends: an answer that is a call and whole ends in "tool_calls"."""
+        whole_call = self.call is not None and self.draft.finish_reason == "stop"
+        return "tool_calls" if whole_call else self.draft.finish_reason
+
     def body(self, choices: str | None = None) -> bytes:
         """The whole answer that is not streamed."""
         text, reasoning = "".join(self.draft.content), self.draft.reasoning
@@ -61,14 +69,17 @@ class Work:
             text,
             self.usage(),
             reasoning=thought,
-            finish_reason=self.draft.finish_reason,
+            finish_reason=self.finish_reason,
             choices=choices,
+            call=self.call,
         )
 
     def writer(self) -> StreamText:
         """Writes the events of this answer."""
         null = self.include_usage and self.usage_chunk == "finish"
-        return StreamText(self.head, thinking=self.draft.reasoning is not None, usage_null=null)
+        return StreamText(
+            self.head, thinking=self.draft.reasoning is not None, usage_null=null, call=self.call
+        )
 
     def tokens(self, write: StreamText) -> list[bytes]:
         """One event for each token."""
@@ -77,7 +88,7 @@ class Work:
 
     def ending(self, write: StreamText, *, role_null: bool = False) -> list[bytes]:
         """The events after the last token."""
-        events = [write.finish(self.draft.finish_reason, self.usage(), role_null=role_null)]
+        events = [write.finish(self.finish_reason, self.usage(), role_null=role_null)]
         if self.usage_chunk == "extra":
             events.append(write.bare("[]", self.bill.text()))
         return [*events, DONE]

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Completion", "Engine", "ParsedRequest"]
+__all__ = ["Completion", "Engine", "ParsedRequest", "Tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function offered to the model."""
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,8 @@ class ParsedRequest:
     stop: tuple[str, ...] = ()
     stream: bool = False
     include_usage: bool = False
+    tool: Tool | None = None
+    """The function the answer has to call."""
     user_id: str | None = None
     request_hash: str = ""
     prompt_hash: str = ""

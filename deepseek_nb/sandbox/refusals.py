@@ -10,7 +10,7 @@ from deepseek_nb.sandbox.faults import Fault
 from deepseek_nb.sandbox.questions import ParsedRequest
 from deepseek_nb.sandbox.steps import Reply
 
-__all__ = ["REFUSALS", "balance_empty", "busy", "error_reply", "rate_limited"]
+__all__ = ["REFUSALS", "ApiError", "balance_empty", "busy", "error_reply", "rate_limited", "refuse"]
 
 OCTETS = "application/octet-stream"
 BUSY_TEXT = (
@@ -33,6 +33,19 @@ _WALL = (
     "<!DOCTYPE html>\n<html><head><title>Just a moment...</title></head>"
     "<body>Checking your browser before you go on.</body></html>\n"
 )
+
+
+class ApiError(Exception):
+    """A request that is refused; ``reply`` says so."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+def refuse(message: str) -> ApiError:
+    """A 400 with this message, for a request that is well-formed and not taken."""
+    return ApiError(Reply.whole(error_body(message), 400, OCTETS))
 
 
 def error_reply(

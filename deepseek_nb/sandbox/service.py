@@ -8,12 +8,13 @@ import threading
 from collections import Counter as Tally
 from collections import OrderedDict, deque
 from math import exp
+from string import ascii_letters, digits
 from typing import Any
 from urllib.parse import urlsplit
 
 from deepseek_nb.sandbox.account import Account, Catalogue, Model
-from deepseek_nb.sandbox.answers import AnswerHead, Bill, compact
-from deepseek_nb.sandbox.api import ApiError, check_key, parse_chat
+from deepseek_nb.sandbox.answers import AnswerHead, Bill, ToolCall, compact
+from deepseek_nb.sandbox.api import check_key, parse_chat
 from deepseek_nb.sandbox.clock import ServerClock
 from deepseek_nb.sandbox.conditions import CONDITIONS
 from deepseek_nb.sandbox.engine import answer
@@ -23,7 +24,7 @@ from deepseek_nb.sandbox.log import RequestLog, RequestRecord
 from deepseek_nb.sandbox.plans import Work, plan
 from deepseek_nb.sandbox.prefix_cache import PrefixCache
 from deepseek_nb.sandbox.questions import ParsedRequest
-from deepseek_nb.sandbox.refusals import REFUSALS, balance_empty, busy, error_reply, rate_limited
+from deepseek_nb.sandbox.refusals import REFUSALS, ApiError, balance_empty, busy, error_reply, rate_limited
 from deepseek_nb.sandbox.run import Run
 from deepseek_nb.sandbox.script import Ask, chance
 from deepseek_nb.sandbox.setup import Setup
@@ -276,6 +277,7 @@ class Service:
             token_s * factor,
             setup.keep_alive_s,
             fim=case.path in FIM_PATHS,
+            call=self._call(request, fault),
         )
         return plan(work, fault)
 
@@ -367,9 +369,16 @@ class Service:
         """A name for one answer, 32 hexadecimal digits."""
         return f"{self._ids.getrandbits(128):032x}"
 
+    def _call(self, request: ParsedRequest, fault: Fault | None) -> ToolCall | None:
+        """The call an answer consists of; its markup (DSML) is what the fault of that name makes of it."""
+        if request.tool is None or (fault is not None and fault.name == "dsml"):
+            return None
+        letters = "".join(self._ids.choices(ascii_letters + digits, k=24))
+        return ToolCall(request.tool.name, f"call_00_{letters}")
+
     def _uuid(self) -> str:
-        digits = f"{self._ids.getrandbits(128):032x}"
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        name = f"{self._ids.getrandbits(128):032x}"
+        return f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"
 
     def _with_request_id(self, reply: Reply) -> Reply:
         if not self.setup.request_id_suffix or reply.status < 400 or reply.length is None:

@@ -148,7 +148,9 @@ def test_empty_values_can_be_asked_with(frame, client, ticket):
 
 
 BAD_CALLS = [
-    ({"frame": pd.DataFrame({"text": []})}, errors.FrameError, "no rows"),
+    ({"frame": [{"text": "a"}]}, errors.FrameError, "no frame"),
+    ({"frame": pd.Series(["a"], name="text")}, errors.FrameError, "no frame"),
+    ({"frame": pd.DataFrame({"text": []}), "template": "{{tekst}}"}, errors.TemplateError, "text"),
     ({"template": "{{tekst}}"}, errors.TemplateError, "text"),
     ({"template": "no column"}, errors.TemplateError, "names no column"),
     ({"template": "{{text"}, errors.TemplateError, "line 1"),
@@ -391,7 +393,7 @@ def test_two_processes_share_one_job(tmp_path, frame, ticket):
 def test_the_first_interrupt_returns_what_there_is(tmp_path, frame, ticket):
     """Stop: nothing more is sent, what is under way is kept, the frame says what is pending."""
     with (
-        Sandbox(first_token_s=0.2) as slow,
+        Sandbox(first_token_s=0.5) as slow,
         Client(base_url=slow.base_url, api_key=slow.api_key, data_dir=tmp_path, concurrency_max=4) as client,
     ):
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import socket
 import subprocess
@@ -19,6 +20,16 @@ import nbformat
 
 STARTING_S = 60.0
 READING_S = 0.05
+SLOW_PLUGIN = re.compile(r"^Plugin \S+ .*took [\d.]+ms to activate")
+WATCH = """number => {
+  const cell = document.querySelectorAll(".jp-Notebook .jp-Cell")[number];
+  const seen = window.shownTexts = [];
+  new MutationObserver(() => {
+    const outputs = [...cell.querySelectorAll(".jp-OutputArea-output")];
+    const text = outputs.map(output => output.innerText.trim()).join("\\n");
+    if (text && text !== seen.at(-1)) seen.push(text);
+  }).observe(cell, {childList: true, subtree: true, characterData: true});
+}"""
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 QUIET = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -125,7 +136,8 @@ class Notebook:
         return notebook
 
     def _hear(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
+        # on a busy machine JupyterLab complains of its own plugins' time
+        if message.type in ("error", "warning") and not SLOW_PLUGIN.search(message.text):
             self.problems.append(f"{message.type}: {message.text}")
 
     # -- what a user does
@@ -172,19 +184,13 @@ class Notebook:
         """The outputs of a cell as text, at this moment."""
         return [text.strip() for text in self.output(number).all_inner_texts()]
 
-    def watch(self, number: int, within_s: float = 20.0) -> list[str]:
-        """The different texts that a cell's output showed, one after the other, until the kernel is idle."""
-        seen: list[str] = []
-        end_s = time.monotonic() + within_s
-        while time.monotonic() < end_s:
-            idle = self.idle and self.prompt(number) not in ("[*]:", "[ ]:")
-            text = "\n".join(self.texts(number))
-            if text and (not seen or seen[-1] != text):
-                seen.append(text)
-            if idle:
-                return seen
-            time.sleep(READING_S)
-        raise AssertionError(f"still running after {within_s} s; it showed {seen}")
+    def watch(self, number: int) -> None:
+        """From now on the page notes each text that the cell's output shows: see :meth:`watched`."""
+        self.page.evaluate(WATCH, number)
+
+    def watched(self) -> list[str]:
+        """The different texts that the watched output showed, one after the other."""
+        return list(self.page.evaluate("window.shownTexts"))
 
     @property
     def idle(self) -> bool:

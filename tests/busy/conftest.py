@@ -31,7 +31,7 @@ from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import DeepSeekError
-from deepseek_nb.core.metrics import CallEvent
+from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.sandbox import FAULTS, Fault, FaultScript, RequestRecord, Sandbox
 from deepseek_nb.sandbox.engine import answer as simulated

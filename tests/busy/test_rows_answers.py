@@ -52,17 +52,25 @@ def test_row_11_three_times_is_an_error_without_an_answer(talk):
 # ------------------------------------------------------------------------------------------ row 12
 
 
-@pytest.mark.parametrize(
-    "fault", ["blank_json", "spaces_json", "bad_json_answer", "fenced_json", "wrong_shape_json"]
-)
+@pytest.mark.parametrize("fault", ["blank_json", "spaces_json", "bad_json_answer", "wrong_shape_json"])
 def test_row_12_json_that_is_none_is_asked_for_again_in_other_words(fault, talk):
-    """Empty, only spaces, cut, fenced with a preface, misshapen: a changed question, the bill counted."""
+    """Empty, only spaces, cut, misshapen: a changed question, the bill counted."""
     got = talk.ask(fault, prompt=LOST, schema=SHAPE)
     assert got.answer.value.label == "card"
     assert (got.answer.repairs, len(got.log)) == (1, 2)
     assert changed(got)
     assert got.answer.cost_usd == pytest.approx(paid_usd(got))
     assert len(got.answer.raw) == 1
+
+
+def test_row_12_an_object_behind_a_preface_and_in_a_fence_is_read_as_it_stands(talk):
+    """One request and one payment: it is mended here, and the answer says so and keeps the text."""
+    got = talk.ask("fenced_json", prompt=LOST, schema=SHAPE)
+    assert got.answer.value.label == "card"
+    assert (got.answer.repairs, got.answer.raw, len(got.log)) == (0, (), 1)
+    assert got.answer.mends == ("fence", "prose")
+    assert got.answer.text.startswith("Here is the JSON:\n```json\n{")
+    assert got.answer.cost_usd == pytest.approx(paid_usd(got))
 
 
 @pytest.mark.parametrize("fault", ["blank_json", "spaces_json", "bad_json_answer", "wrong_shape_json"])

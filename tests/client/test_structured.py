@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
 import json
 from typing import Literal
 
@@ -140,3 +142,125 @@ def test_an_optional_field_nobody_can_fill_is_no_obstacle():
     Schema.of(
         {"type": "object", "properties": {"a": {"enum": []}, "b": {"type": "string"}}, "required": ["b"]}
     )
+
+
+class Mood(enum.Enum):
+    GOOD = "good"
+    BAD = "bad"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+def test_a_dict_of_columns_takes_every_type_there_is():
+    """Literals, enums, dates, models and dicts of columns again; each column knows what it holds."""
+    schema = Schema.of(
+        {
+            "label": Literal["a", "b"],
+            "mood": Mood,
+            "level": Level,
+            "score": float,
+            "count": int | None,
+            "sure": bool,
+            "why": str,
+            "day": datetime.date,
+            "at": datetime.datetime,
+            "tags": list[str],
+            "inner": Inner,
+            "more": {"x": int},
+        }
+    )
+    assert [(column.name, column.kind) for column in schema.fields] == [
+        ("label", "category"),
+        ("mood", "category"),
+        ("level", "integer"),
+        ("score", "number"),
+        ("count", "integer"),
+        ("sure", "boolean"),
+        ("why", "string"),
+        ("day", "date"),
+        ("at", "datetime"),
+        ("tags", "object"),
+        ("inner", "object"),
+        ("more", "object"),
+    ]
+    assert schema.fields[1].choices == ("good", "bad")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["type", "properties", "schema", "json", "copy", "model_config", "_hidden", "two words", "größe", "a.b"],
+)
+def test_a_column_may_have_any_name(name):
+    """Also one that pydantic or JSON Schema uses itself: told, checked and given under that name."""
+    schema = Schema.of({name: Literal["a", "b"]})
+    assert schema.columns == (name,)
+    assert json.dumps(name, ensure_ascii=False) in schema.instruction()
+    value = schema.parse(Answer(json.dumps({name: "b"})))
+    assert schema.row(value) == {name: "b"}
+    with pytest.raises(SchemaMismatch):
+        schema.parse(Answer(json.dumps({name: "c"})))
+
+
+class Aliased(pydantic.BaseModel):
+    risk_level: str = pydantic.Field(alias="riskLevel")
+    inner: Inner
+
+
+def test_an_alias_is_the_columns_name_and_its_value_is_there():
+    """The model is told the alias; the parsed value is found under the attribute."""
+    schema = Schema.of(Aliased, nested="flatten")
+    value = schema.parse(Answer('{"riskLevel":"low","inner":{"title":"x"}}'))
+    assert schema.row(value) == {"riskLevel": "low", "inner.title": "x"}
+
+
+class Deep(pydantic.BaseModel):
+    """Three levels, one of which may be missing."""
+
+    risk: Shape
+    tree: Tree
+    note: str | None = None
+
+
+def test_nested_models_become_columns_or_stay_objects():
+    """Names join with a dot; what may be null is empty columns; what holds itself stays whole."""
+    text = '{"risk":{"label":"a","score":0.5},"tree":{"name":"t"}}'
+    flat, whole = Schema.of(Deep, nested="flatten"), Schema.of(Deep)
+    assert flat.columns == ("risk.label", "risk.score", "risk.inner.title", "risk.tags", "tree", "note")
+    assert whole.columns == ("risk", "tree", "note")
+    assert flat.row(flat.parse(Answer(text))) == {
+        "risk.label": "a",
+        "risk.score": 0.5,
+        "risk.inner.title": None,
+        "risk.tags": [],
+        "tree": {"name": "t", "children": []},
+        "note": None,
+    }
+    assert whole.row(whole.parse(Answer(text)))["risk"]["inner"] is None
+    assert flat.digest == whole.digest, "the columns are no other question"
+    assert Schema.of(flat) is flat
+    assert Schema.of(whole, nested="flatten").columns == flat.columns
+
+
+def test_a_json_schema_flattens_as_a_model_does():
+    """References, allOf and optional objects are followed."""
+    told = Schema.of(Deep.model_json_schema(), nested="flatten")
+    assert told.columns == Schema.of(Deep, nested="flatten").columns
+    assert [c.kind for c in told.fields] == [c.kind for c in Schema.of(Deep, nested="flatten").fields]
+
+
+def test_two_fields_of_one_column_name_are_refused():
+    with pytest.raises(SchemaError, match=r"'inner\.title'"):
+        _ = Schema.of({"inner.title": str, "inner": Inner}, nested="flatten").columns
+
+
+def test_what_was_mended_is_said_on_the_answer():
+    """The text stays as it came."""
+    text = 'Here:\n```json\n{"x":1,}\n```'
+    answer = Schema.of({"x": int}).checked(Answer(text))
+    assert answer.text == text
+    assert answer.value.x == 1
+    assert answer.mends == ("fence", "prose", "comma")
+    assert Schema.of({"x": int}).checked(Answer('{"x":1}')).mends == ()

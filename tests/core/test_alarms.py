@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deepseek_nb.core.alarms import RULES, Alarms, Thresholds
 from deepseek_nb.core.errors import ConfigError
-from deepseek_nb.core.metrics import Figures
+from deepseek_nb.core.window import Figures
 
 QUIET = {"p99_ms": None, "error_rate": None, "cache_hit_rate": None, "quota": None}
 

@@ -105,3 +105,12 @@ def test_a_secret_does_not_show_itself():
     assert Secret("short").mask == "****"
     assert Secret(secret) == secret
     assert hash(Secret(secret)) == hash(secret)
+
+
+@pytest.mark.parametrize("text", ["plain", "```\n<script>\n```", "a ````` b", ""])
+def test_an_answer_outside_of_ipython_is_shown_to_the_letter(text):
+    """In a block that no fence in it ends."""
+    fence, _, rest = Answer(text)._repr_markdown_().partition("\n")
+    assert rest == f"{text}\n{fence}"
+    assert set(fence) == {"`"}
+    assert fence not in text

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from deepseek_nb.core.chat import Answer, Usage
 from deepseek_nb.core.errors import AuthError, Overloaded, ServerFault
 from deepseek_nb.core.events import CallEvent
-from deepseek_nb.core.metrics import Histogram, Metrics, Window
+from deepseek_nb.core.histogram import Histogram
+from deepseek_nb.core.metrics import Metrics
+from deepseek_nb.core.window import Window
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0]))

@@ -37,10 +37,26 @@ import sys
 import pandas as pd
 assert repr(pd.DataFrame({"a": [1]}).deepseek).startswith("<df.deepseek")
 ours = [finder for finder in sys.meta_path if type(finder).__module__.startswith("deepseek_nb")]
+assert [finder.library for finder in ours] == ["polars"], ours
+assert "polars" not in sys.modules
+import polars
+assert repr(polars.DataFrame({"a": [1]}).deepseek).startswith("<df.deepseek")
+ours = [finder for finder in sys.meta_path if type(finder).__module__.startswith("deepseek_nb")]
 assert not ours, ours
+assert not type(polars.__spec__.loader).__module__.startswith("deepseek_nb"), polars.__spec__.loader
 assert not type(pd.__spec__.loader).__module__.startswith("deepseek_nb"), pd.__spec__.loader
 """
     done = _run(f"{WAYS[way]}\n{check}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("first", ["polars", "deepseek_nb"])
+def test_polars_gets_it_too_and_pandas_is_not_imported_for_it(first):
+    done = _run(
+        f"import {first}\nimport deepseek_nb, polars, sys\n"
+        "assert repr(polars.DataFrame({'a': [1]}).deepseek).startswith('<df.deepseek')\n"
+        "assert not {'pandas', 'narwhals', 'httpx'} & set(sys.modules)"
+    )
     assert done.returncode == 0, done.stderr
 
 

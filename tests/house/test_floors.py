@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "deepseek_nb"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LAZY_DOORS = {"__init__.py", "cli.py", "batch/accessor.py", "notebook/rooms.py"}
+LAZY_DOORS = {"__init__.py", "cli_common.py", "batch/accessor.py", "notebook/rooms.py"}
 """Files that may enter a room of the package by its name, when it is used."""
 
 

@@ -102,8 +102,8 @@ def test_the_facts_can_be_shown_below_each_answer(kernel):
     finally:
         kernel.run("%config DeepSeekMagics.facts = False")
     cost_usd = first.facts["cost_usd"]
-    assert f"${cost_usd:.6f}, " in first.texts("text/plain")[-1].splitlines()[-1]
-    assert again.texts("text/plain")[-1].endswith(f"from the store, saved ${cost_usd:.6f}")
+    assert f"USD {cost_usd:.6f}, " in first.texts("text/plain")[-1].splitlines()[-1]
+    assert again.texts("text/plain")[-1].endswith(f"from the store, saved USD {cost_usd:.6f}")
 
 
 # ------------------------------------------------------------------------------- tables in prompts
@@ -155,7 +155,7 @@ def test_a_dry_run_shows_the_exact_prompt_and_sends_nothing(kernel, sandbox):
     (record,) = sandbox.log
     again = kernel.run(f'%%deepseek --dry-run --schema Risk --system "Be brief." --max-tokens 50\n{question}')
     assert "in the store: yes, it would cost nothing" in again.texts("text/plain")[-1]
-    most_usd = float(plain.split("$")[2].split(" ")[0])
+    most_usd = float(plain.split("USD ")[2].split(" ")[0])
     assert record.cost_usd <= most_usd
 
 

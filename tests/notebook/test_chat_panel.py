@@ -279,6 +279,17 @@ def test_showing_a_conversation_again_moves_the_panel(chat):
     assert "You said: say it here" in twin["text/markdown"]
 
 
+def test_a_panel_that_is_replaced_stops_asking(chat, sandbox):
+    """Nobody would see the answer, and it would be paid."""
+    chat.send("long 20001")
+    chat.wait(lambda: "word40 " in chat.html())
+    chat.run(f"ds.chat({chat.name!r})")
+    assert eventually(lambda: len(sandbox.log) == 1)
+    assert sandbox.log[0].aborted
+    assert chat.turns() == []
+    assert chat.errors() == []
+
+
 def test_what_is_said_in_a_cell_stands_in_the_panel_with_the_next_question(chat):
     """Both talk in the same conversation."""
     chat.run(f"ds.conversation({chat.name!r}).ask('say it in a cell')")
@@ -318,7 +329,7 @@ def test_the_saved_notebook_reads_well_without_a_kernel(server, sandbox, tmp_pat
     cells = [
         "import time\nimport deepseek_nb as ds\npanel = ds.chat('saved', thinking=False)\npanel",
         "def ask(question):\n"
-        "    panel._question.value = question\n    panel._send.click()\n"
+        "    panel._view.question.value = question\n    panel._view._send.click()\n"
         "    while panel._busy: time.sleep(0.01)\n    time.sleep(0.2)\n"
         "ask('say **saved**')\nask('hostile')",
     ]

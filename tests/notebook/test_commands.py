@@ -178,7 +178,7 @@ def test_the_bill_says_what_was_asked_saved_and_spent(sandbox, folder):
     with running_kernel(environment, folder) as kernel:
         kernel.run("%load_ext deepseek_nb")
         nothing = rows_of(kernel.run("%deepseek cost"))
-        assert (nothing["calls"], nothing["cost"], nothing["budget left"]) == ("0", "$0.00", "$50.00")
+        assert (nothing["calls"], nothing["cost"], nothing["budget left"]) == ("0", "USD 0.00", "USD 50.00")
         kernel.run("%deepseek say bill")
         kernel.run("%deepseek say bill")
         kernel.run("import deepseek_nb\ndeepseek_nb.configure(budget_usd=25)")
@@ -196,9 +196,13 @@ def test_the_bill_says_what_was_asked_saved_and_spent(sandbox, folder):
     assert (told["answered"], told["from the store"], told["failed"]) == ("2", "1", "1")
     assert told["tokens in"] == f"{sum(record.prompt_tokens for record in records):,}"
     assert told["tokens out"] == f"{sum(record.completion_tokens for record in records):,}"
-    assert float(told["cost"][1:]) == pytest.approx(spent_usd, abs=1e-6)
-    assert float(told["saved by the store"][1:]) == pytest.approx(records[0].cost_usd, abs=1e-6)
-    assert float(told["budget left"][1:]) == pytest.approx(25 - records[1].cost_usd, abs=1e-6)
+    assert float(told["cost"].removeprefix("USD ")) == pytest.approx(spent_usd, abs=1e-6)
+    assert float(told["saved by the store"].removeprefix("USD ")) == pytest.approx(
+        records[0].cost_usd, abs=1e-6
+    )
+    assert float(told["budget left"].removeprefix("USD ")) == pytest.approx(
+        25 - records[1].cost_usd, abs=1e-6
+    )
     models = cell.texts("text/plain")[1]
     assert re.search(r"^deepseek-flash +1 +1 ", models, re.MULTILINE)
     assert re.search(r"^deepseek-v4-pro +1 +0 ", models, re.MULTILINE)
@@ -222,7 +226,7 @@ def test_jobs_are_listed_and_one_is_told_of(sandbox, folder):
         listed = kernel.run("%deepseek jobs").texts("text/plain")[-1]
         one = rows_of(kernel.run('%deepseek jobs "a job"'))
         wrong = kernel.run("%deepseek jobs ajob")
-    assert re.search(r"^a job +\w+ +2 +1 +0 +\$0\.00", listed, re.MULTILINE)
+    assert re.search(r"^a job +\w+ +2 +1 +0 +USD 0\.00", listed, re.MULTILINE)
     assert (one["rows done"], one["rows failed"], one["failed: ContentRefused"]) == ("2", "1", "1")
     assert "Did you mean 'a job'?" in wrong.error["evalue"]
     assert len(sandbox.log) == asked

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import nbformat
 import pytest
 from front_end import WIDGET_VIEW, FrontEnd
-from kernels import CANARY_KEY, kernel_environment
+from jupyter_client.manager import KernelManager
+from kernels import CANARY_KEY, Kernel, ThisPython, kernel_environment
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from test_s05_answers_are_hostile import Outputs, ThisKernelManager
@@ -19,11 +21,12 @@ RESET = "import deepseek_nb as ds\nds.configure(); None"
 
 
 @pytest.fixture
-def page(kernel) -> FrontEnd:
-    """A page whose kernel has a fresh client."""
+def page(kernel) -> Iterator[FrontEnd]:
+    """A page whose kernel has a fresh client; a dashboard that is left open is closed."""
     page = FrontEnd(kernel)
     assert page.run(RESET)["status"] == "ok"
-    return page
+    yield page
+    page.run("if 'board' in globals(): board.close()")
 
 
 def opened(page: FrontEnd, arguments: str = "") -> FrontEnd:
@@ -142,6 +145,37 @@ def test_it_follows_the_default_client(page):
     assert "stopped" not in page.html()
     assert page.value("board._ticker._thread.is_alive()")
     assert page.errors() == []
+
+
+def test_what_stops_it_is_said_there(page):
+    """Settings that cannot be used: nothing is printed, and the figures stay."""
+    opened(page)
+    page.run(
+        "import os\nclient, ds.session._client = ds.session._client, None\n"
+        "address = os.environ['DEEPSEEK_NB_BASE_URL']\nos.environ['DEEPSEEK_NB_BASE_URL'] = 'nowhere'"
+    )
+    page.wait(lambda: "The dashboard stopped. ConfigError" in page.html())
+    page.run("os.environ['DEEPSEEK_NB_BASE_URL'] = address\nds.session._client = client\nboard.close()")
+    assert page.errors() == []
+    assert any("| 0 (0 refusals) |" in text for text in page.texts())
+
+
+def test_a_kernel_that_ends_says_nothing_of_it(sandbox, tmp_path):
+    """The thread that refreshes does not print into the log while everything is taken down."""
+    log = tmp_path / "kernel.log"
+    manager = KernelManager(kernel_name="this", kernel_spec_manager=ThisPython())
+    with log.open("w") as stderr:
+        manager.start_kernel(env=kernel_environment(sandbox, tmp_path), cwd=str(tmp_path), stderr=stderr)
+        client = manager.client()
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        page = FrontEnd(Kernel(manager, client))
+        page.run("import deepseek_nb as ds")
+        opened(page).listen(1.5)
+        client.stop_channels()
+        manager.shutdown_kernel(now=False)
+    said = [line for line in log.read_text().splitlines() if "without encryption" not in line]
+    assert said == []
 
 
 def test_close_stops_it_and_leaves_the_figures(page):

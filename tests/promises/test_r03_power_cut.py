@@ -16,14 +16,15 @@ from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.store import AnswerStore
 
 WRITER = """
-import asyncio, os, sys
+import asyncio, os, random, sys
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.store import AnswerStore
 
 folder = sys.argv[1]
 
 def value(key):
-    return {"text": f"answer of {key} " * 150}
+    noise = random.Random(key).randbytes(4000).hex()  # two pages of the log, however writes are grouped
+    return {"text": f"answer of {key} {noise}"}
 
 async def together(store, keys):
     async def one(key):

@@ -17,7 +17,8 @@ from workers import Worker, run_job, told
 
 from deepseek_nb.adapters.database import open_database
 from deepseek_nb.adapters.journal import SCHEMA, UPGRADES, VERSION, Journal
-from deepseek_nb.core.budget import Budget, Drawn
+from deepseek_nb.core.accounts import Drawn
+from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import BudgetExceeded
 from deepseek_nb.sandbox import Sandbox
 

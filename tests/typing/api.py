@@ -7,6 +7,7 @@ from typing import Any, Literal, assert_type
 
 import joblib
 import pandas as pd
+import polars as pl
 import pydantic
 
 import deepseek_nb as ds
@@ -69,6 +70,7 @@ def frames(frame: pd.DataFrame) -> None:
     )
     assert_type(scored, pd.DataFrame)
     assert_type(ds.apply(frame, "{{text}}", into="told", missing="empty"), pd.DataFrame)
+    assert_type(ds.apply(pl.DataFrame(), "{{text}}", schema=Risk, nested="object", raw=True), pl.DataFrame)
 
 
 async def jobs(frame: pd.DataFrame) -> None:

@@ -1,0 +1,59 @@
+"""AnswerForm: the shape of an answer as the server itself is told it, apart from the messages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["AnswerForm", "Structured"]
+
+Structured = Literal["json", "tool"]
+"""How an answer in a shape is asked for.
+
+"json": JSON mode, the schema in the system message. "tool": a function the model has to call, whose
+arguments the server holds to the schema (strict mode of the beta address).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """A function of this name and schema (JSON text), the only thing the model can answer with."""
+
+    name: str
+    schema_json: str
+
+    @property
+    def told(self) -> str:
+        """All of it, as text: part of the question's fingerprint, and of what its prompt weighs."""
+        return f"{self.name} {self.schema_json}"
+
+    def fields(self) -> dict[str, Any]:
+        """What the body of the request says of it."""
+        function = {
+            "name": self.name,
+            "description": "Give the answer.",
+            "parameters": json.loads(self.schema_json),
+            "strict": True,
+        }
+        return {
+            "tools": [{"type": "function", "function": function}],
+            "tool_choice": {"type": "function", "function": {"name": self.name}},
+        }
+
+    @staticmethod
+    def arguments(piece: Any) -> str:
+        """The text of the call in a message, or in a piece of a streamed one; empty where it holds none."""
+        calls = piece.get("tool_calls")
+        if not isinstance(calls, list):
+            return ""
+        return "".join(_arguments(call) for call in calls[:1])
+
+
+def _arguments(call: Any) -> str:
+    """Of the first call only: a model that calls twice has answered with the first."""
+    if not isinstance(call, dict) or call.get("index", 0) != 0:
+        return ""
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    return arguments if isinstance(arguments, str) else ""

@@ -1,0 +1,372 @@
+"""Frames of any kind: pandas and polars, odd indexes and columns, no rows, one row, all alike, none."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pydantic
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import deepseek_nb  # noqa: F401 (registers df.deepseek)
+from deepseek_nb.batch.apply import apply
+from deepseek_nb.batch.submit import submit
+from deepseek_nb.core import errors
+from deepseek_nb.sandbox import Fault, FaultScript
+
+ASK = "Sort this ticket: {{text}}"
+ABOUT = ["status", "error", "route", "attempts", "cached", "tokens", "cost_usd", "latency_s"]
+
+
+class Owner(pydantic.BaseModel):
+    name: str
+    age: int | None = None
+
+
+class Full(pydantic.BaseModel):
+    """One field of each kind."""
+
+    label: Literal["card", "transfer", "cash"]
+    urgency: int = pydantic.Field(ge=1, le=5)
+    score: float
+    sure: bool
+    why: str
+    day: dt.date
+    at: dt.datetime
+    owner: Owner
+    tags: list[str]
+
+
+def run(frame, client, **options):
+    return apply(frame, ASK, client=client, progress=False, **options)
+
+
+def test_columns_have_the_dtypes_of_the_schema(frame, client):
+    """Whole numbers, categories, dates: also where a row has no answer."""
+    frame.iloc[3, 0] = None
+    out = run(frame, client, schema=Full)
+    assert {name: str(dtype) for name, dtype in out.dtypes.items()} == {
+        "label": "category",
+        "urgency": "Int64",
+        "score": "Float64",
+        "sure": "boolean",
+        "why": "str",
+        "day": "datetime64[s]",
+        "at": "datetime64[us, UTC]",
+        "owner.name": "str",
+        "owner.age": "Int64",
+        "tags": "object",
+        "status": "str",
+        "error": "str",
+        "route": "category",
+        "attempts": "Int64",
+        "cached": "boolean",
+        "tokens": "Int64",
+        "cost_usd": "Float64",
+        "latency_s": "Float64",
+    }
+    assert out.iloc[3][["label", "urgency", "score", "sure", "why", "day", "at", "tags"]].isna().all()
+    assert out["label"].cat.categories.tolist() == ["card", "transfer", "cash"]
+
+
+def test_nested_models_stay_objects_by_choice_and_cost_no_second_request(frame, client, sandbox):
+    flat = run(frame, client, schema=Full, job="n")
+    whole = run(frame, client, schema=Full, job="n", nested="object")
+    assert whole["owner"].iloc[0] == {"name": flat["owner.name"].iloc[0], "age": flat["owner.age"].iloc[0]}
+    assert len(sandbox.log) == 30
+
+
+def test_the_models_own_words_are_there_by_choice(frame, client, ticket, sandbox):
+    """With what was mended in them; a failed row shows what was paid for, too."""
+    faults = {"number 3 ": Fault("fenced_json"), "number 4 ": Fault("wrong_shape_json")}
+    sandbox.faults = FaultScript(
+        lambda ask: next((f for words, f in faults.items() if words in ask.text), None)
+    )
+    out = run(frame, client, schema=ticket, raw=True)
+    assert list(out.columns[-2:]) == ["raw", "mends"]
+    assert json.loads(out["raw"].iloc[0])["label"] == out["label"].iloc[0]
+    assert out["raw"].iloc[3].startswith("Here is the JSON")
+    assert out["mends"].iloc[3] == "fence, prose"
+    assert out["mends"].isna().sum() == 38
+    assert (out["status"].iloc[4], "another shape" in out["raw"].iloc[4]) == ("failed", True)
+    assert out.attrs["deepseek_nb"]["mended"] == 1
+    with pytest.raises(errors.FrameError, match="raw"):
+        run(frame, client, schema={"raw": str}, raw=True)
+
+
+@pytest.mark.parametrize("schema", [None, Full], ids=["text", "schema"])
+@pytest.mark.parametrize("kind", [pd, pl], ids=["pandas", "polars"])
+def test_a_frame_without_rows_is_one_without_rows(client, sandbox, kind, schema):
+    """No request; all columns, and of the same dtypes as with rows."""
+    some = run(kind.DataFrame({"text": ["my card is lost"]}), client, schema=schema)
+    sent = len(sandbox.log)
+    none = run(kind.DataFrame({"text": []}), client, schema=schema)
+    assert (len(none), list(none.columns), len(sandbox.log)) == (0, list(some.columns), sent)
+    changed = [n for n in none.columns if n != "at" and none[n].dtype != some[n].dtype]
+    assert changed in ([], ["route"])
+
+
+@pytest.mark.parametrize("rows", [1, 25], ids=["one row", "rows all alike"])
+def test_equal_rows_are_one_request(client, sandbox, ticket, rows):
+    out = run(pd.DataFrame({"text": ["my card is lost"] * rows}), client, schema=ticket)
+    assert len(sandbox.log) == 1
+    assert out["label"].tolist() == ["card"] * rows
+    assert out["cost_usd"].sum() == pytest.approx(sandbox.log.cost_usd)
+
+
+@pytest.mark.parametrize("empty", [None, np.nan, pd.NA, pd.NaT], ids=str)
+def test_a_frame_of_missing_values_is_one_error(client, sandbox, empty):
+    with pytest.raises(errors.FrameError, match="No row can be asked"):
+        run(pd.DataFrame({"text": [empty] * 3}, dtype=object), client)
+    assert len(sandbox.log) == 0
+
+
+def test_columns_may_have_any_name(client, ticket):
+    """Numbers, tuples, dates, the same name twice: what the template names is found."""
+    odd = pd.DataFrame(
+        [["my card is lost", 1, 2, 3]],
+        columns=pd.Index([0, ("a", 1), dt.date(2026, 1, 1), "x"], dtype=object),
+    )
+    out = apply(odd, "{{0}} {{x}}", schema=ticket, client=client, progress=False)
+    assert out["label"].tolist() == ["card"]
+
+
+# --------------------------------------------------------------------------------------------- polars
+
+
+@pytest.fixture
+def polars_frame(frame) -> pl.DataFrame:
+    return pl.DataFrame({"text": frame["text"].tolist(), "n": range(40)})
+
+
+def test_polars_in_polars_out(polars_frame, frame, client, sandbox):
+    """Row for row the values that pandas gets, typed as polars does."""
+    out = polars_frame.deepseek.apply(ASK, schema=Full, client=client, progress=False)
+    assert isinstance(out, pl.DataFrame)
+    assert dict(out.schema) == {
+        "label": pl.Enum(["card", "transfer", "cash"]),
+        "urgency": pl.Int64,
+        "score": pl.Float64,
+        "sure": pl.Boolean,
+        "why": pl.String,
+        "day": pl.Date,
+        "at": pl.Datetime("us", "UTC"),
+        "owner.name": pl.String,
+        "owner.age": pl.Int64,
+        "tags": pl.List(pl.String),
+        "status": pl.String,
+        "error": pl.String,
+        "route": pl.Categorical,
+        "attempts": pl.Int64,
+        "cached": pl.Boolean,
+        "tokens": pl.Int64,
+        "cost_usd": pl.Float64,
+        "latency_s": pl.Float64,
+    }
+    same = run(frame.reset_index(drop=True), client, schema=Full)
+    for name in ("label", "urgency", "score", "sure", "why", "owner.name", "tags", "status", "cost_usd"):
+        assert out[name].to_list() == same[name].tolist(), name
+    assert out["day"].to_list() == same["day"].dt.date.tolist()
+    assert len(sandbox.log) == 30
+
+
+def test_polars_objects_are_structs_or_json_text(polars_frame, client):
+    """As far as the schema tells what is inside."""
+    out = run(polars_frame.head(2), client, schema=Full, nested="object")
+    assert out.schema["owner"] == pl.Struct({"name": pl.String, "age": pl.Int64})
+    assert run(polars_frame.head(2), client, schema=Full, into="all").schema["all"].fields[0].name == "label"
+    loose = run(polars_frame.head(2), client, schema={"any": dict[str, int]})
+    assert isinstance(json.loads(loose["any"][0]), dict)
+
+
+def test_a_polars_job(polars_frame, client, sandbox):
+    """submit, the frame while it runs, the failed rows by their number, and again."""
+    sandbox.faults = FaultScript(lambda ask: Fault("content_risk") if "number 3 " in ask.text else None)
+    job = polars_frame.deepseek.submit(ASK, client=client, job="p")
+    assert isinstance(job.frame(), pl.DataFrame)
+    out = job.result(30)
+    assert out["status"].to_list().count("failed") == 2
+    assert job.errors["row"].to_list() == [3, 33]
+    assert job.errors.columns == ["row", "error", "attempts", "cost_usd"]
+    sandbox.faults = None
+    again = job.retry_failed().result(30)
+    assert set(again["status"]) == {"done"}
+    assert len(sandbox.log.complete) == 30
+
+
+def test_failed_rows_alone_are_asked_again(frame, client, sandbox, ticket):
+    """A new handle under the same name; not while the job runs, and nothing where nothing failed."""
+    sandbox.faults = FaultScript(lambda ask: Fault("content_risk") if "number 3 " in ask.text else None)
+    job = submit(frame, ASK, schema=ticket, client=client)
+    job.wait(30)
+    assert job.errors.index.tolist() == ["t3", "t33"]
+    sandbox.faults, sent = None, len(sandbox.log)
+    again = job.retry_failed()
+    assert again.name == job.name
+    assert (again.result(30)["status"] == "done").all()
+    assert len(sandbox.log) == sent + 1
+    assert again.retry_failed().result(30)["label"].tolist() == again.result()["label"].tolist()
+    assert len(sandbox.log) == sent + 1
+    assert sandbox.log.answered_twice() == {}
+
+
+def test_a_running_job_retries_nothing(frame, client, sandbox):
+    sandbox.faults = FaultScript.always("busy_503")
+    job = submit(frame, ASK, client=client)
+    with pytest.raises(errors.NotReady):
+        job.retry_failed()
+    job.cancel()
+    job.wait(30)
+
+
+def test_polars_values_of_all_kinds_are_asked_as_pandas_values_are(client, sandbox, ticket):
+    """Categories, dates, lists, nulls and text come into the prompt; a null fails its row alone."""
+    odd = pl.DataFrame(
+        {
+            "text": pl.Series(["card", None, "cash"], dtype=pl.Categorical),
+            "day": [dt.date(2026, 1, 1)] * 3,
+            "n": [1, 2, 3],
+            "x": [0.5, 2.0, 1e-9],
+        }
+    )
+    out = apply(odd, "{{text}} {{day}} {{n}} {{x}}", schema=ticket, client=client, progress=False)
+    assert out["status"].to_list() == ["done", "failed", "done"]
+    assert out["label"].to_list() == ["card", None, "cash"]
+    assert "text" in out["error"][1]
+
+
+def test_a_lazy_frame_is_told_to_be_collected(client):
+    with pytest.raises(errors.FrameError, match="LazyFrame") as caught:
+        run(pl.LazyFrame({"text": ["a"]}), client)
+    assert "collect" in caught.value.hint
+
+
+def test_what_stops_a_polars_job_has_a_polars_frame(polars_frame, client, sandbox):
+    sandbox.faults = FaultScript.always("balance_402")
+    with pytest.raises(errors.BalanceExhausted) as caught:
+        run(polars_frame, client)
+    assert isinstance(caught.value.frame, pl.DataFrame)
+
+
+def test_polars_frames_are_exported_without_formulas(tmp_path):
+    frame = pl.DataFrame({"note": ["=1+1", "fine"], "n": [1, 2]})
+    assert frame.deepseek.to_csv().splitlines() == ['"note","n"', '"\'=1+1",1', '"fine",2']
+    frame.deepseek.to_excel(tmp_path / "notes.xlsx")
+    assert pd.read_excel(tmp_path / "notes.xlsx")["note"].tolist() == ["'=1+1", "fine"]
+
+
+# --------------------------------------------------------------------------------------------- Parquet
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_a_parquet_file_holds_what_the_frame_holds(frame, polars_frame, client, tmp_path, kind):
+    """Read again it equals the frame; the index stands in front."""
+    job = submit(frame if kind == "pandas" else polars_frame, ASK, schema=Full, client=client)
+    out = job.result(30)
+    job.to_parquet(tmp_path / "out.parquet")
+    read = pl.read_parquet(tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.glob("*parquet*")] == ["out.parquet"]
+    if kind == "polars":
+        assert read.equals(out)
+        return
+    assert read.columns == ["index", *out.columns]
+    assert read["index"].to_list() == frame.index.tolist()
+    for name in out.columns:
+        told = [None if empty else value for value, empty in zip(out[name], out[name].isna(), strict=True)]
+        told = [value.date() for value in told] if name == "day" else told
+        assert read[name].to_list() == told, name
+
+
+def test_the_levels_of_an_index_are_columns_of_a_parquet_file(frame, client, tmp_path):
+    frame.index = pd.MultiIndex.from_product([range(8), list("abcde")], names=["n", None])
+    job = submit(frame, ASK, into="status_", client=client)
+    job.result(30)
+    job.to_parquet(tmp_path / "out.parquet")
+    read = pl.read_parquet(tmp_path / "out.parquet")
+    assert read.columns == ["n", "level_1", "status_", *ABOUT]
+    assert list(zip(read["n"], read["level_1"], strict=True)) == frame.index.tolist()
+
+
+def test_a_parquet_file_that_cannot_be_written_leaves_nothing(frame, client, tmp_path):
+    job = submit(frame.head(2), ASK, client=client)
+    job.result(30)
+    (tmp_path / "out.parquet").mkdir()
+    with pytest.raises(OSError):
+        job.to_parquet(tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.glob("*parquet*")] == ["out.parquet"]
+
+
+def test_without_a_library_for_it_the_error_names_the_line_that_installs_one(tmp_path):
+    code = """
+import sys
+sys.modules["polars"] = sys.modules["pyarrow"] = None  # as if they were not installed
+import pandas as pd
+from deepseek_nb.batch.frames_io import FrameForm
+FrameForm(pd.DataFrame(), ()).write_parquet(pd.DataFrame(), "out.parquet")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "ConfigError" in done.stderr
+    assert "pip install polars" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------ any frame there is
+
+CELLS = st.one_of(
+    st.none(), st.text(max_size=6), st.integers(-9, 9), st.floats(width=16), st.booleans(), st.dates()
+)
+INDEXES = st.sampled_from(["range", "duplicated", "dates", "multi", "category", "mixed"])
+
+
+def index_of(kind: str, rows: int) -> pd.Index:
+    return {
+        "range": lambda: pd.RangeIndex(7, 7 + rows),
+        "duplicated": lambda: pd.Index(["same"] * rows, name="label"),
+        "dates": lambda: pd.date_range("2026-01-01", periods=rows, freq="h"),
+        "multi": lambda: pd.MultiIndex.from_arrays([range(rows), ["a"] * rows]),
+        "category": lambda: pd.CategoricalIndex(["x", "y"] * rows)[:rows],
+        "mixed": lambda: pd.Index([1, "a", None, 2.5, (3,)] * rows, dtype=object)[:rows],
+    }[kind]()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cells=st.lists(CELLS, max_size=8),
+    kind=INDEXES,
+    name=st.sampled_from(["text", 0, "x y"]),
+    categories=st.booleans(),
+    library=st.sampled_from(["pandas", "polars"]),
+)
+def test_any_frame_comes_back_row_for_row(cells, kind, name, categories, library, client, sandbox):
+    """Equal cells have equal answers, a missing one fails alone, the index is kept, none is asked twice."""
+    missing = [cell is None or cell != cell for cell in cells]  # the second is NaN
+    if cells and all(missing):
+        cells, missing = [*cells, "here"], [*missing, False]
+    column = pd.Series(cells, dtype=object)
+    if library == "polars":
+        frame = pl.DataFrame(
+            {str(name): [None if m else str(c) for c, m in zip(cells, missing, strict=True)]}
+        )
+    else:
+        if categories and len(cells) and not any(missing):
+            column = column.map(str).astype("category")
+        frame = pd.DataFrame({name: column})
+        frame.index = index_of(kind, len(cells))
+    out = apply(frame, f"Echo {{{{{name}}}}} please", client=client, progress=False)
+    assert [status == "failed" for status in out["status"]] == missing
+    assert len(out) == len(cells)
+    if library == "pandas":
+        assert out.index.equals(frame.index)
+    answers: dict[str, str] = {}
+    for cell, gone, answer in zip(cells, missing, out["answer"], strict=True):
+        if not gone:
+            assert answers.setdefault(f"{type(cell).__name__}{cell}", answer) == answer
+    assert sandbox.log.answered_twice() == {}

@@ -1,0 +1,218 @@
+"""The planner: rows keep their answers, orders share beginnings, padding ends at a block, waves lead."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepseek_nb.core.layout.arrange import arrange, as_given
+from deepseek_nb.core.layout.estimate import cached_tokens, sampled, scale_of
+from deepseek_nb.core.layout.order import (
+    best_order,
+    distinct,
+    length_per_bit,
+    scatter,
+    shared_fields,
+    statistics_order,
+)
+from deepseek_nb.core.layout.prefix import BEFORE_THE_ROW_TOKENS, BLOCK_TOKENS, filler, padded
+from deepseek_nb.core.layout.waves import leaders, waves
+from deepseek_nb.core.tokens import estimate_tokens
+from deepseek_nb.sandbox.prefix_cache import PrefixCache
+from deepseek_nb.sandbox.tokens import make_counter
+
+tables = st.integers(1, 4).flatmap(
+    lambda fields: st.lists(
+        st.tuples(*[st.sampled_from(["", "a", "a long text " * 30, "b", "another text " * 25])] * fields),
+        min_size=1,
+        max_size=120,
+    )
+)
+
+
+def chars(row: int, order: object) -> list[int]:
+    raise AssertionError("not asked here")
+
+
+@given(st.lists(st.text(max_size=2)))
+def test_equal_rows_are_one_and_every_row_finds_its_own(rows):
+    """What is distinct, scattered back, is the rows."""
+    firsts, which = distinct(rows)
+    assert len({rows[first] for first in firsts}) == len(firsts)
+    assert firsts == sorted(firsts)
+    assert scatter([rows[first] for first in firsts], which) == rows
+
+
+@given(tables)
+def test_an_arrangement_sends_every_row_once(rows):
+    """Whatever the order of fields and rows, and whoever leads: each row is sent, and none twice."""
+    firsts, _ = distinct(rows)
+    columns = [list(column) for column in zip(*(rows[first] for first in firsts), strict=True)]
+
+    def heads(row, order):
+        return [sum(len(columns[field][row]) for field in order[:upto]) for upto in range(1, len(order) + 1)]
+
+    found = arrange(columns, [1] * len(columns), heads)
+    assert sorted(found.sent) == list(range(len(firsts)))
+    assert sorted(found.fields) == list(range(len(columns)))
+    assert found.blocks[0] == 0
+    led = [place for wave in found.waves for place in wave]
+    assert found.sent[: len(led)] == [found.rows[place] for place in led]
+    assert len(led) == len(set(led))
+    sent = ["\n".join(columns[field][row] for field in found.fields) for row in found.rows]
+    for (before, after), blocks in zip(pairwise(sent), list(found.blocks)[1:], strict=True):
+        assert before[: blocks * BLOCK_TOKENS] == after[: blocks * BLOCK_TOKENS]
+
+
+@given(tables)
+def test_orders_are_orders_of_the_fields(rows):
+    """Each method gives every field once; equal beginnings then stand side by side."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    names = [5] * len(columns)
+    for order in (statistics_order(columns, names), length_per_bit(columns, names)):
+        assert sorted(order) == list(range(len(columns)))
+    order = best_order(columns, names).fields
+    places, shared = shared_fields(columns, order)
+    assert sorted(places) == list(range(len(rows)))
+    seen = set()
+    for place, count in zip(places, shared, strict=True):
+        heads = [tuple(rows[place][field] for field in order[:upto]) for upto in range(1, len(order) + 1)]
+        assert sum(head in seen for head in heads) == count, (
+            "what was seen before is shared with the row before"
+        )
+        seen.update(heads)
+
+
+def test_length_per_bit_puts_long_and_certain_fields_first():
+    """A constant, then what follows from others, then what is new in every row."""
+    number = [str(row) for row in range(200)]
+    city = ["a city by the sea" if row % 2 else "a town in the hills" for row in range(200)]
+    state = ["State" if row % 2 else "Other" for row in range(200)]
+    constant = ["x"] * 200
+    order = length_per_bit([number, state, constant, city], [0] * 4)
+    assert order[0] == 2
+    assert order[-1] == 0
+    assert order.index(3) < order.index(1)
+
+
+def test_a_small_table_stays_as_it_is():
+    """Nothing is gained, so nothing is moved."""
+    assert arrange([["a"] * 10, ["b"] * 10], [0, 0], chars) == as_given(10, 2)
+    assert arrange([["a"] * 1000, ["b"] * 1000], [0, 0], chars) == as_given(1000, 2)
+    assert as_given(3, 1).waves == ((0, 1),)
+    assert as_given(1, 1).waves == ((0,),)
+
+
+@pytest.mark.parametrize("rule", ["vocabulary", "estimate"])
+@pytest.mark.parametrize("block", [64, 128])
+@settings(deadline=None)  # the vocabulary is read once
+@given(text=st.text(max_size=400), scale=st.sampled_from([1.0, 0.8]))
+def test_padding_ends_at_a_block_by_the_count_it_is_given(rule, block, text, scale):
+    """The row begins where a block of the cache does, and the filler is shorter than a block."""
+    count = make_counter(rule).count
+    prefix = padded(text, count, block=block, scale=scale)
+    assert prefix.text.startswith(text)
+    counted = round(count(prefix.text) * scale) + BEFORE_THE_ROW_TOKENS
+    assert prefix.tokens == counted
+    slack = 1 if rule == "vocabulary" and scale == 1.0 else 4
+    assert prefix.tokens % block < 3 + slack or prefix.tokens % block > block - slack
+    assert prefix.tokens - count(text) * scale < block + slack + BEFORE_THE_ROW_TOKENS
+
+
+def test_the_sandbox_counts_a_padded_prefix_as_the_planner_does():
+    """The row's first token is the first of a block: one row more or less changes nothing before it."""
+    counter = make_counter("vocabulary")
+    prefix = padded("Rate the risk of {{purpose}}.", counter.count)
+    assert prefix.tokens == prefix.cached_tokens == 128
+    for row in ("a new car", '{"purpose":"x"}', "7"):
+        tokens, blocks = counter.measure((("system", prefix.text), ("user", row)))
+        assert tokens == prefix.tokens + counter.count(row) + 2
+        assert blocks == counter.measure((("system", prefix.text), ("user", "other words")))[1]
+
+
+def test_filler_says_what_it_is_where_there_is_room():
+    """A model is told that it means nothing."""
+    assert "filler" in filler(60, estimate_tokens, "Rate it.")
+    assert filler(0, estimate_tokens) == ""
+    assert filler(3, make_counter("vocabulary").count, "Rate it.") == "\n\n . . ."
+
+
+@given(st.lists(st.integers(0, 3), max_size=60))
+def test_every_shared_beginning_has_two_leaders_that_part_behind_it(blocks):
+    """After the leaders alone, the server has each beginning that three rows or more share."""
+    blocks = [0, *blocks[1:]] if blocks else []
+    found = leaders(blocks)
+    assert found == sorted(set(found))
+    rows = [tokens_of(path) for path in paths_of(blocks)]
+    cache = PrefixCache("strict")
+    for place in found:
+        store(cache, rows[place])
+    led = set(found)
+    for place, row in enumerate(rows):
+        alike = [sum(row[: (depth + 1)] == other[: (depth + 1)] for other in rows) for depth in range(4)]
+        deepest = max((depth for depth in range(4) if alike[depth] > 2), default=None)
+        if place in led or deepest is None:
+            continue
+        assert hit(cache, row) >= (deepest + 1) * BLOCK_TOKENS
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 8), st.booleans())
+def test_hits_are_foretold_as_the_sandbox_gives_them(blocks, in_flight, lead):
+    """The planner's model of the cache and the sandbox's, for any order, lag and leaders."""
+    blocks = [0, *blocks[1:]]
+    lead = waves(blocks) if lead else ()
+    assert sorted(place for wave in lead for place in wave) == (leaders(blocks) if lead else [])
+    told = cached_tokens(
+        blocks, prefix_tokens=BLOCK_TOKENS, waves=lead, in_flight=in_flight, block=BLOCK_TOKENS
+    )
+    rows = [tokens_of(path) for path in paths_of(blocks)]
+    cache, seen, under_way = PrefixCache("strict"), 0, []
+    led = {place for wave in lead for place in wave}
+    for wave in (*lead, [place for place in range(len(rows)) if place not in led]):
+        for row in under_way:
+            store(cache, row)
+        under_way = []
+        for place in wave:
+            if len(under_way) >= in_flight:
+                store(cache, under_way.pop(0))
+            seen += hit(cache, rows[place])
+            under_way.append(rows[place])
+    assert told == seen
+
+
+def paths_of(blocks):
+    """For each row, names of its beginnings: the static one, then those it shares, then its own."""
+    paths = []
+    for place, shared in enumerate(blocks):
+        kept = paths[-1][: shared + 1] if paths else [("static",)]
+        paths.append([*kept, *[(place, depth) for depth in range(len(kept), 5)]])
+    return paths
+
+
+def tokens_of(path):
+    digests, digest = [], 0
+    for name in path:
+        digest = hash((digest, name))
+        digests.append(digest)
+    return tuple(digests)
+
+
+def store(cache, row):
+    cache.store(None, len(row) * BLOCK_TOKENS + 20, row, str(row), 0.0)
+
+
+def hit(cache, row):
+    return cache.hit_tokens(None, len(row) * BLOCK_TOKENS + 20, row, str(row), 0.0)
+
+
+def test_a_sample_is_spread_and_the_scale_is_bounded():
+    """Two hundred places over the whole table; one odd answer does not turn the count on its head."""
+    places = sampled(100_000)
+    assert len(places) == len(set(places)) == 200
+    assert places[0] < 500
+    assert places[-1] > 99_500
+    assert sampled(5) == [0, 1, 2, 3, 4]
+    assert (scale_of(110, 100), scale_of(9, 100), scale_of(5, 0)) == (1.1, 0.5, 1.0)
