@@ -45,6 +45,9 @@ class ApiKey(httpx.Auth):
     ApiKey('****cdef', origin='https://api.deepseek.com')
     """
 
+    sends_once = True
+    """Whatever is answered: the answer need not be shown to :meth:`auth_flow`."""
+
     def __init__(self, key: Secret | str, *, origin: str) -> None:
         key = Secret(Secret(key).reveal().strip())  # no frame of ours holds it bare, should it be shown
         self._key, self._origin = key, ""
@@ -56,10 +59,13 @@ class ApiKey(httpx.Auth):
                 f"The API key {what}.", hint="Copy it again from platform.deepseek.com, API keys."
             )
         self._origin = _origin(origin)
+        self._known: httpx.URL | None = None  # the address that was found good the last time
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Set the header; nothing is renewed or sent again."""
-        _same_origin(request, self._origin)
+        if request.url is not self._known:
+            _same_origin(request, self._origin)
+            self._known = request.url
         request.headers["Authorization"] = f"Bearer {self._key.reveal()}"
         yield request
 

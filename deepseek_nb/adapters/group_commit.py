@@ -52,10 +52,14 @@ class GroupCommit(Generic[T, R]):
 
     async def run(self, item: T) -> R:
         """Hand in one item from a coroutine and wait for its group. Cancelling stops only the waiting."""
+        return await self.hand_in(item)
+
+    def hand_in(self, item: T) -> asyncio.Future[R]:
+        """As :meth:`run`, handed in at once; the future ends with the group. Cancelling it stops nothing."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._hand_in(item, (loop, future))
-        return await future
+        return future
 
     def close(self) -> None:
         """Commit what is queued and end the thread. It starts again with the next item."""

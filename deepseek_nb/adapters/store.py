@@ -193,7 +193,16 @@ class AnswerStore:
 
         Returns after the commit that holds this value. Cancelling stops the waiting, not the write.
         """
-        await self._writer.run(self._row(key, value))
+        await self.put_soon(key, value)
+
+    def put_soon(self, key: str, value: dict[str, Any]) -> asyncio.Future[None]:
+        """As :meth:`aput`, handed in at once; the future ends after the commit. Cancelling stops nothing."""
+        return self._writer.hand_in(self._row(key, value))
+
+    def holds(self, key: str, ttl_s: float | None = None) -> bool:
+        """Whether this process has an answer in memory, one that could not be written included."""
+        with self._own_lock():
+            return self._recall(key, self._now(), ttl_s, counted=False) is not None
 
     @property
     def unsaved(self) -> int:
@@ -505,17 +514,15 @@ class AnswerStore:
         found = {ttl_s: self._texts(keys, ttl_s, asked_memory=True) for ttl_s, keys in by_ttl.items()}
         return [found[ttl_s][key] for key, ttl_s in asked]
 
-    def _stored(self, asked: Sequence[tuple[str, float | None]]) -> set[str]:
+    def _stored(self, connection: sqlite3.Connection, asked: Sequence[tuple[str, float | None]]) -> set[str]:
         """Which of these keys have an answer on disk that is young enough; not a hit and not a miss."""
         if not asked:
             return set()
         keys, now = dict(asked), self._now()
-        created = self._database.read(
-            lambda c: c.execute(
-                "SELECT key, created FROM answers WHERE key IN (SELECT value FROM json_each(?))",
-                (json.dumps(list(keys)),),
-            ).fetchall()
-        )
+        created = connection.execute(
+            "SELECT key, created FROM answers WHERE key IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(keys)),),
+        ).fetchall()
         return {key for key, at in created if key in keys and _fresh(at, now, keys[key])}
 
     def _row(self, key: str, value: dict[str, Any]) -> _Row:

@@ -1,5 +1,9 @@
 """The wire: sends one request, hands back status, headers and the body's bytes, and names what failed.
 
+Requests and responses are httpx's, the connections aiohttp's. A POST, of which a job sends a hundred
+thousand, is handed to httpx's transport itself: the cookies, redirects and event hooks of its client are
+not used here, and cost more than the request.
+
 Rules of this room: nothing is retried, redirected or waited for here; every failure of the
 libraries below becomes one of ``core.errors`` (:func:`map_error`), cut loose from their tracebacks,
 which hold the request's headers and so the key; a server that repeats the credentials it was sent
@@ -22,14 +26,15 @@ import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import aiohttp.connector
 import aiohttp.http_exceptions
 import httpx
-from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream, AiohttpTransport, map_aiohttp_exceptions
 
 from deepseek_nb.core.errors import (
     ConfigError,
@@ -117,6 +122,8 @@ class Transport:
         self._base = str(url).rstrip("/")
         self._origin = str(url.copy_with(raw_path=b"/")).rstrip("/")
         self._where = f"{url.raw_host.decode('ascii')}:{url.port or (443 if url.scheme == 'https' else 80)}"
+        self._auth = auth
+        self._targets: dict[str, httpx.URL] = {}
         self._headers = {
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",  # a compressed stream is a buffered stream
@@ -129,7 +136,7 @@ class Transport:
         self._proxy = _host_and_port(proxy)
         if self._proxy:
             _say_once(self._origin, self._proxy)
-        self._connections = _connections(_tls(url, proxy, trust_env=trust_env), proxy)
+        self._connections = _connections(_tls(url, proxy, trust_env=trust_env), proxy, connect_timeout_s)
         self._client = httpx.AsyncClient(
             auth=auth,
             follow_redirects=False,
@@ -172,10 +179,15 @@ class Transport:
         ...     async for chunk in reply.chunks: ...
         """
         request = self._request("POST", path, headers, body)
-        response = await self._open(request)
-        chunks = self._chunks(response)
+        response = await self._post(request)
+        secrets = _sent_secrets(response)
+        told = _scrubbed(response, secrets)
+        pieces: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
+        if told.get("content-encoding", "identity").lower() != "identity":
+            pieces = response.aiter_bytes()
+        chunks = self._chunks(pieces, response.status_code, told, secrets)
         try:
-            yield Reply(response.status_code, _headers(response), chunks)
+            yield Reply(response.status_code, told, chunks)
         finally:
             await _close(response)
             await chunks.aclose()
@@ -192,16 +204,20 @@ class Transport:
         try:
             async with asyncio.timeout(timeout_s) as limit:
                 response = await self._open(request)
-                chunks = self._chunks(response)
+                secrets, status = _sent_secrets(response), response.status_code
+                headers = _scrubbed(response, secrets)
+                coded = headers.get("content-encoding", "identity").lower() != "identity"
+                raw = response.aiter_bytes() if coded else response.aiter_raw()
+                pieces = self._chunks(raw, status, headers, secrets)
                 body = bytearray()
                 try:
-                    async for chunk in chunks:
+                    async for chunk in pieces:
                         body += chunk
                         if len(body) > MAX_GET_BYTES:
                             raise ServerFault(f"{self._where} sent more than {MAX_GET_BYTES >> 20} MiB.")
                 finally:
                     await _close(response)
-                    await chunks.aclose()
+                    await pieces.aclose()
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -209,7 +225,7 @@ class Transport:
             error.charged = "no"  # whatever happened to it: a page costs nothing
             raise
         else:
-            return response.status_code, _headers(response), bytes(body)
+            return status, headers, bytes(body)
         raise WentSilent(
             f"{self._where} did not answer within {timeout_s:g} s.", charged="no", phase="answer"
         )
@@ -239,7 +255,8 @@ class Transport:
             raise ConfigError(f"The transport to {self._where} is closed.", hint="Make a new client.")
         self._bind()
         # built here and not by the client, which would merge in cookies and its own headers
-        url = f"{self._base}/{path.lstrip('/')}"
+        if (url := self._targets.get(path)) is None:
+            url = self._targets[path] = httpx.URL(f"{self._base}/{path.lstrip('/')}")
         headers = {**self._headers, **(extra or {})}
         if self._proxy_word:
             headers["Proxy-Authorization"] = self._proxy_word.reveal()
@@ -251,10 +268,27 @@ class Transport:
         headers["Content-Length"] = str(len(body))
         return httpx.Request(method, url, headers=headers, stream=_Pieces(body))
 
+    async def _post(self, request: httpx.Request) -> httpx.Response:
+        """Send it by the transport with its credentials; once more where they are renewed after that."""
+        if self._auth is None:
+            return await self._sent(self._connections.handle_async_request, request)
+        flow = self._auth.auth_flow(request)
+        next(flow)
+        response = await self._sent(self._connections.handle_async_request, request)
+        if not getattr(self._auth, "sends_once", False) and _goes_on(flow, response):
+            await _close(response)
+            response = await self._sent(self._connections.handle_async_request, request)
+        return response
+
     async def _open(self, request: httpx.Request) -> httpx.Response:
+        return await self._sent(functools.partial(self._client.send, stream=True), request)
+
+    async def _sent(
+        self, send: Callable[[httpx.Request], Awaitable[httpx.Response]], request: httpx.Request
+    ) -> httpx.Response:
         failure: DeepSeekError | None = None
         try:
-            response = await self._client.send(request, stream=True)
+            response = await send(request)
         except DeepSeekError:
             raise
         except BaseException as exc:  # noqa: BLE001 (mapped, or raised again)
@@ -263,18 +297,21 @@ class Transport:
                 raise exc.with_traceback(None) from None  # the frames below hold the headers
         if failure is not None:
             raise failure  # outside the handler: nothing of the libraries hangs on it
+        response.request = request
         if 300 <= response.status_code < 400:
             await _close(response)
             raise self._redirected(response)
         return response
 
-    async def _chunks(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
-        coded = response.headers.get("content-encoding", "identity").lower() != "identity"
-        scrubber = Scrubber(_sent_secrets(response), answer=response.status_code == 200)
+    async def _chunks(
+        self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str], secrets: list[Secret]
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes with the credentials masked; what breaks them off is one of our errors."""
+        scrubber = Scrubber(secrets, answer=status == 200)
         failure: DeepSeekError | None = None
         try:
-            async for chunk in response.aiter_bytes() if coded else response.aiter_raw():
-                if chunk and (clean := scrubber.feed(chunk)):
+            async for piece in pieces:
+                if piece and (clean := scrubber.feed(piece)):
                     yield clean
             if rest := scrubber.rest():
                 yield rest
@@ -283,15 +320,15 @@ class Transport:
             if failure is None:
                 raise
         if failure is not None:
-            failure.status = response.status_code
-            failure.trace_id = _headers(response).get("x-ds-trace-id")
+            failure.status, failure.trace_id = status, headers.get("x-ds-trace-id")
             raise failure
 
     def _redirected(self, response: httpx.Response) -> EndpointUnknown:
+        secrets = _sent_secrets(response)
         try:
             target = response.request.url.join(response.headers.get("location", ""))
             host = ascii(target.host)[1:-1]
-            for secret in _sent_secrets(response):
+            for secret in secrets:
                 host = secret.scrub(host)
             host = host[:80] or "an unnamed place"
         except (httpx.InvalidURL, UnicodeError):
@@ -300,8 +337,17 @@ class Transport:
             f"{self._where} redirects to {host} (status {response.status_code}), which was not followed.",
             hint="Set base_url to the address that answers itself; keys are never carried to another one.",
             status=response.status_code,
-            trace_id=_headers(response).get("x-ds-trace-id"),
+            trace_id=_scrubbed(response, secrets).get("x-ds-trace-id"),
         )
+
+
+def _goes_on(flow: Generator[httpx.Request, httpx.Response, None], response: httpx.Response) -> bool:
+    """Whether the credentials are renewed after this answer, and the request is to be sent once more."""
+    try:
+        flow.send(response)
+    except StopIteration:
+        return False
+    return True
 
 
 def _sent_secrets(response: httpx.Response) -> list[Secret]:
@@ -311,11 +357,17 @@ def _sent_secrets(response: httpx.Response) -> list[Secret]:
     return [Secret(word.rpartition(" ")[2]) for word in words if word]
 
 
-def _headers(response: httpx.Response) -> dict[str, str]:
-    """The headers of ``response``, without the credentials it answers to."""
-    headers = dict(response.headers.items())
-    for secret in _sent_secrets(response):
-        headers = {name: secret.scrub(value) for name, value in headers.items()}
+def _scrubbed(response: httpx.Response, secrets: list[Secret]) -> dict[str, str]:
+    """The headers with lower-case names, equal names joined, without the credentials it answers to."""
+    encoding = response.headers.encoding
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers.raw:
+        name, value = raw_name.decode(encoding).lower(), raw_value.decode(encoding)
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    together = "\n".join(headers.values())
+    for secret in secrets:
+        if secret.scrub(together) != together:
+            headers = {name: secret.scrub(value) for name, value in headers.items()}
     return headers
 
 
@@ -328,6 +380,49 @@ class _Pieces(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._body), PIECE_BYTES):
             yield bytes(self._body[start : start + PIECE_BYTES])
+
+
+class _Connections(AiohttpTransport):
+    """httpx's transport over aiohttp, for one server: what is the same in every request is made once."""
+
+    def __init__(
+        self,
+        session: Callable[[], aiohttp.ClientSession],
+        tls: ssl.SSLContext,
+        proxy: httpx.Proxy | None,
+        connect_timeout_s: float,
+    ) -> None:
+        super().__init__(verify=tls, proxy=proxy, trust_env=False, client=session)
+        self._proxy: dict[str, Any] = {}
+        if proxy is not None:
+            self._proxy = {"proxy": str(proxy.url), "proxy_headers": proxy.headers}
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=connect_timeout_s, sock_connect=connect_timeout_s, sock_read=None
+        )
+        self._urls: dict[httpx.URL, str] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it; the response's body is not read yet. Raises httpx's errors."""
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        if (url := self._urls.get(request.url)) is None:
+            url = self._urls[request.url] = str(request.url)
+        headers, encoding = request.headers, request.headers.encoding
+        stream = request.stream
+        with map_aiohttp_exceptions():
+            response = await self.client.request(
+                request.method,
+                url,
+                headers={name.decode(encoding): value.decode(encoding) for name, value in headers.raw},
+                data=stream if isinstance(stream, _Pieces) else request.content or None,
+                allow_redirects=False,
+                auto_decompress=False,
+                timeout=self._timeout,
+                **self._proxy,
+            )
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response)
+        )
 
 
 class _Response(aiohttp.ClientResponse):
@@ -498,14 +593,14 @@ def _tls(url: httpx.URL, proxy: httpx.Proxy | None, *, trust_env: bool) -> ssl.S
         ) from None
 
 
-def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None) -> AiohttpTransport:
+def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None, connect_timeout_s: float) -> _Connections:
     def session() -> aiohttp.ClientSession:  # made at the first request: it belongs to that event loop
         # limit=0: admission is the only limit (the adapter would read None as aiohttp's own 100)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=tls)
         jar = aiohttp.DummyCookieJar()
         return aiohttp.ClientSession(connector=connector, cookie_jar=jar, response_class=_Response)
 
-    return AiohttpTransport(verify=tls, proxy=proxy, trust_env=False, client=session)
+    return _Connections(session, tls, proxy, connect_timeout_s)
 
 
 # -- what failed ---------------------------------------------------------------------------------

@@ -3,6 +3,12 @@
 What is at risk at any moment: at most ``concurrency_max`` rows, those between sending and the
 commit of their answer. A process killed then has lost nothing that was acknowledged; the next run
 asks those rows, and no others, again.
+
+Short answers are asked for in one piece once the first row, which is always streamed, has shown how
+fast the server writes; that is a fifth of the work of a stream. What is given up with it: nobody sees
+that an answer moves on, so silence is borne for as long as the longest answer may take; an answer that
+breaks off may have been charged to its last token, and is booked so; one that runs away into blanks is
+paid up to its ``max_tokens``. A row that broke is streamed the next time.
 """
 
 from __future__ import annotations
@@ -20,7 +26,9 @@ from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.waves import Waves
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
+from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.copies import changed
 from deepseek_nb.core.errors import AnswerInvalid, Busy, DeepSeekError, Disposition, StoreFailed
 from deepseek_nb.core.events import CallEvent
 
@@ -33,6 +41,12 @@ DRAIN_S = 10.0
 ELSEWHERE_S = 1.0
 """How often to look for rows that another process holds."""
 TICK_S = 0.1
+CLAIM_ROWS = 64
+"""So many rows are claimed at once, just before they are asked: a paused job keeps nobody waiting."""
+WHOLE_TOKENS = 4096
+"""Answers that may be longer are always streamed."""
+SLOWER = 4.0
+"""So many times as slow as the first row's answer may one be written that comes in one piece."""
 LEADERS = 2
 
 MakeErrand = Callable[[str, Callable[[CallEvent], None] | None], Errand]
@@ -88,11 +102,13 @@ class JobRun:
         self.stopped_by: DeepSeekError | None = None
         self._todo: deque[str] = deque(keys)
         self._elsewhere: list[str] = []
+        self._leased: deque[Item] = deque()
         self._queue: asyncio.Queue[Item | None] = asyncio.Queue()
+        self._claimed: set[str] = set()  # of the queue
         self._held: dict[int, Item] = {}
         self._on_the_wire: dict[asyncio.Task[Any], bool] = {}
         self._stopping = asyncio.Event()
-        self._hungry = asyncio.Event()  # fewer rows are queued than one chunk
+        self._hungry = asyncio.Event()  # fewer rows are queued than are claimed at once
         self._going = asyncio.Event()  # not paused
         self._going.set()
         self._feeding = asyncio.Event()  # not paused by the user: what is stored is given at any hour
@@ -102,6 +118,7 @@ class JobRun:
         self._looked_s = 0.0
         self._last_refusal: DeepSeekError | None = None
         self._leading = True
+        self._whole: Limits | None = None  # how long an answer in one piece may take; None: all are streamed
         self.unsaved: dict[str, str] = {}
         """Answers that came in and could not be written, as the journal would hold them, by key."""
 
@@ -145,6 +162,7 @@ class JobRun:
             self._feeding.clear()
         if self._going.is_set():
             self._going.clear()
+            self._let_go()
             self.progress.paused = True
             for task in self._on_the_wire:
                 self._call_back(task)
@@ -171,21 +189,56 @@ class JobRun:
         try:
             while self._todo and not self._stopping.is_set():
                 await self._feeding.wait()
-                if self._queue.qsize() >= CHUNK_ROWS:
-                    self._hungry.clear()
-                    await self._hungry.wait()
+                if len(self._leased) >= (1 if self._going.is_set() else CHUNK_ROWS):
+                    await self._going.wait()
+                    await self._serve()
                     continue
                 chunk = [self._todo.popleft() for _ in range(min(CHUNK_ROWS, len(self._todo)))]
                 leased = await self._lease(chunk)
                 self._elsewhere += (
                     sorted(set(chunk) - leased, key=chunk.index) if len(leased) < len(chunk) else []
                 )
-            while self._elsewhere and not self._stopping.is_set():
-                await self._look_elsewhere()
+            while (self._leased or self._elsewhere) and not self._stopping.is_set():
+                await self._going.wait()
+                if self._leased:
+                    await self._serve()
+                else:
+                    await self._look_elsewhere()
         except StoreFailed as error:
             self.stop(error)
         finally:
             self._queue.put_nowait(None)
+
+    async def _serve(self) -> None:
+        """Claim the next leased rows and queue them, once fewer are queued than are claimed at once."""
+        if self._queue.qsize() >= CLAIM_ROWS:
+            self._hungry.clear()
+            await self._hungry.wait()
+            return
+        rows = [self._leased.popleft() for _ in range(min(CLAIM_ROWS, len(self._leased)))]
+        store, probe = self.client.store, self.make_errand("", None)
+        if store is not None and probe.look_up and probe.keep:
+            keys = [row.key for row in rows]
+            claiming = asyncio.ensure_future(
+                asyncio.to_thread(store.claims.take_now, keys, ttl_s=probe.ttl_s)
+            )
+            try:
+                self._claimed |= await asyncio.shield(claiming)
+            except asyncio.CancelledError:  # the thread claims them all the same
+                self._claimed |= await claiming
+                raise
+            if not self._going.is_set():
+                self._let_go()
+        for row in rows:
+            self._queue.put_nowait(row)
+
+    def _let_go(self) -> None:
+        """Rows that wait for long keep no other process waiting; they are claimed one by one later."""
+        store = self.client.store
+        if store is not None:
+            for key in self._claimed:
+                store.claims.let_go(key)
+        self._claimed.clear()
 
     async def _lease(self, keys: Sequence[str]) -> set[str]:
         leasing = asyncio.ensure_future(asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S))
@@ -210,7 +263,7 @@ class JobRun:
             if (found := kept.get(item.key)) is not None and self._fits(found):
                 acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
             else:
-                self._queue.put_nowait(item)
+                self._leased.append(item)
         if acks:
             await asyncio.to_thread(self.journal.ack_many, acks)
             for item, _, _ in acks:
@@ -334,7 +387,7 @@ class JobRun:
             if item is None:
                 self._queue.put_nowait(None)
                 return
-            if self._queue.qsize() < CHUNK_ROWS:
+            if self._queue.qsize() < CLAIM_ROWS:
                 self._hungry.set()
             await self.waves.turn(item.key)
             try:
@@ -346,17 +399,20 @@ class JobRun:
         """Take one row to its end, through pauses; gives the row's error, if any."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (inside one)
+        claimed = item.key in self._claimed
+        self._claimed.discard(item.key)
         while True:
             await self._going.wait()
             try:
-                return await self._ask(item, task)
+                return await self._ask(item, task, claimed=claimed)
             except asyncio.CancelledError:
                 if task not in self._called_back or task.uncancel():
                     raise  # the job ends, too
             finally:
+                claimed = False
                 self._called_back.discard(task)
 
-    async def _ask(self, item: Item, task: asyncio.Task[Any]) -> DeepSeekError | None:
+    async def _ask(self, item: Item, task: asyncio.Task[Any], *, claimed: bool) -> DeepSeekError | None:
         """Take one row to the server and write down what became of it; gives the row's error, if any."""
         sent_s = 0.0
         self._on_the_wire[task] = False
@@ -377,13 +433,18 @@ class JobRun:
                 elif not self._going.is_set():  # likewise, once the call has come to rest
                     asyncio.get_running_loop().call_soon(self._call_back, task)
 
+        errand = self.make_errand(item.body, hear)
+        if self._whole is not None or claimed:
+            errand = changed(errand, whole=self._whole, claimed=claimed and errand.key == item.key)
         try:
-            answer = await self.client.take(self.make_errand(item.body, hear))
+            answer = await self.client.take(errand)
         except DeepSeekError as error:
             return await self._row_error(item, error)
         finally:
             del self._on_the_wire[task]
         self.waves.hear(item.key, item.body, answer)
+        if self._leading:
+            self._whole = self._borne(errand, answer)
         paid_usd = 0.0 if answer.cached else answer.cost_usd
         text = json.dumps({**answer.to_json(), "cached": answer.cached}, ensure_ascii=False)
         self._on_the_wire[task] = True
@@ -407,6 +468,16 @@ class JobRun:
         self.progress.from_store += answer.cached
         self.progress.spent_usd += paid_usd or 0.0
         return None
+
+    def _borne(self, errand: Errand, first: Answer) -> Limits | None:
+        """What is borne of an answer in one piece, by the pace of a streamed one; None: not asked for."""
+        most, written = errand.request.max_tokens, first.usage.completion_tokens
+        fits = most is not None and most <= WHOLE_TOKENS and not errand.request.thinking
+        began_s = None if first.cached else first.first_token_s
+        if not fits or most is None or began_s is None or not written or self.client.settings.recall:
+            return None  # who takes waiting rows back has to see which of them still wait
+        longest_s = SLOWER * most * (first.latency_s - began_s) / written  # nothing of what it waited
+        return changed(errand.limits, silence_s=errand.limits.silence_s + longest_s)
 
     async def _row_error(self, item: Item, error: DeepSeekError) -> DeepSeekError:
         paid_usd = getattr(error, "cost_usd", None) or 0.0
@@ -475,6 +546,7 @@ class JobRun:
 
     async def _give_back(self) -> None:
         """What was leased and not finished can be taken by whoever comes next."""
+        self._let_go()
         if self._held:
             with contextlib.suppress(StoreFailed):  # then they come back when this process ends
                 await asyncio.to_thread(self.journal.put_back, list(self._held.values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +41,7 @@ from deepseek_nb.core.call import (
     Wait,
 )
 from deepseek_nb.core.chat import Answer, ChatRequest, Usage
+from deepseek_nb.core.copies import changed
 from deepseek_nb.core.errors import (
     BudgetExceeded,
     ConfigError,
@@ -73,6 +73,7 @@ class Drive:
             policy=errand.policy,
             rng=means.rng,
             look_up=errand.look_up,
+            looked=errand.claimed,
             keep=errand.keep,
             failover_s=errand.failover_s if errand.fallbacks else None,
             fallbacks=errand.fallbacks,
@@ -183,7 +184,7 @@ class Drive:
     async def _store(self, command: Store) -> Event:
         store = self.means.store
         assert store is not None  # noqa: S101
-        writing = asyncio.ensure_future(store.aput(command.key, command.answer.to_json()))
+        writing = store.put_soon(command.key, command.answer.to_json())
         while not writing.done():
             try:
                 await asyncio.shield(writing)
@@ -306,12 +307,13 @@ class Drive:
     def _exchange(
         self, request: ChatRequest, ticket: Ticket, on_token: Callable[[Exchange], None] | None
     ) -> Exchange:
-        limits = self.errand.limits
+        whole = self.errand.whole if self.call.tries == 0 else None
+        limits = whole or self.errand.limits
         leg = self.leg
         if leg.failover_s is not None and self.errand.interactive and leg is not self.call.legs[-1]:
             now = asyncio.get_running_loop().time()
             left_s = max(leg.failover_s - (now - self.leg_since_s), leg.failover_s / 5)
-            limits = replace(limits, first_token_s=min(limits.first_token_s, left_s))
+            limits = changed(limits, first_token_s=min(limits.first_token_s, left_s))
 
         def begins(exchange: Exchange) -> None:
             self.first_token_s = asyncio.get_running_loop().time() - self.started_s
@@ -321,7 +323,13 @@ class Drive:
 
         show = None if self.errand.on_delta is None else self._show
         held = partial(self._tell, "held", tries=self.call.tries + 1, refusals=self.call.refusals)
-        return Exchange(self.upstream, request, ticket, limits, on_delta=show, on_token=begins, on_held=held)
+        return Exchange(
+            *(self.upstream, request, ticket, limits),
+            stream=whole is None,
+            on_delta=show,
+            on_token=begins,
+            on_held=held,
+        )
 
     async def _send(self, command: Send) -> Event:
         assert self.ticket is not None  # noqa: S101 (admitted before)
@@ -347,7 +355,12 @@ class Drive:
         cost_usd = self._cost_usd(answer.usage)
         total_usd = None if cost_usd is None or self.cost_usd is None else self.cost_usd + cost_usd
         return Answered(
-            replace(answer, route=self.upstream.route, first_token_s=self.first_token_s, cost_usd=total_usd)
+            changed(
+                answer,
+                route=self.upstream.route,
+                first_token_s=self.first_token_s,
+                cost_usd=total_usd,
+            )
         )
 
     def _show(self, delta: Delta) -> None:

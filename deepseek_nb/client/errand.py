@@ -27,8 +27,17 @@ class Errand:
     policy: RetryPolicy
     budget: Budget
     limits: Limits = field(default_factory=Limits)
+    whole: Limits | None = None
+    """The limits under which its first try asks for the answer in one piece; None: it is streamed, too.
+
+    A stream costs some 50 us of processor time for every token. What an answer in one piece gives up is
+    told in ``batch/run.py``; what broke once is streamed the next time.
+    """
     look_up: bool = True
     """Whether the store is asked first; one who has looked already says False."""
+    claimed: bool = False
+    """Whether its key is claimed in the store for this process, which holds no answer: then neither is
+    waited for. The claim ends with the errand."""
     keep: bool = True
     """Whether the answer is kept in the store."""
     ttl_s: float | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from functools import partial
 
 from deepseek_nb.client.upstreams import Upstream
@@ -44,6 +43,7 @@ class Exchange:
         ticket: Ticket,
         limits: Limits,
         *,
+        stream: bool = True,
         on_delta: Callable[[Delta], None] | None = None,
         on_token: Callable[[Exchange], None] | None = None,
         on_held: Callable[[], None] | None = None,
@@ -52,7 +52,8 @@ class Exchange:
         self.request = request
         self.ticket = ticket
         self.limits = limits
-        self.decoder = AnswerDecoder(request)
+        self.stream = stream
+        self.decoder = AnswerDecoder(request, streamed=stream)
         self.spoke = False
         """Whether any byte of a reply came, a status line included."""
         self.began = False
@@ -68,17 +69,19 @@ class Exchange:
 
     async def run(self) -> Answer:
         """Send it and read the answer to its end. Raises what ended it, a :class:`DeepSeekError`."""
-        trace_id, decoder = "", self.decoder
-        repeat_due = None if self.ticket.interactive else partial(self._gate.repeat_due, self.ticket)
+        decoder = self.decoder
+        # silence says nothing about an answer in one piece: it may be written right now, and be charged
+        repeats = self.stream and not self.ticket.interactive
+        repeat_due = partial(self._gate.repeat_due, self.ticket) if repeats else None
         try:
             async with Watchdog(self.limits, repeat_due) as self._watchdog:
                 self._gate.sent(self.ticket, self.take_back)
-                body = request_body(self.request, dialect=self.upstream.dialect)
+                body = request_body(self.request, stream=self.stream, dialect=self.upstream.dialect)
                 path = request_path(
                     self.request, base_path=self.upstream.base_path, dialect=self.upstream.dialect
                 )
                 async with self.upstream.transport.post(path, body) as reply:
-                    trace_id = reply.trace_id
+                    decoder.trace_id = reply.trace_id
                     self._speaks()
                     if reply.status != 200:
                         said = bytearray()
@@ -88,16 +91,19 @@ class Exchange:
                     await self._read(reply.chunks, self._watchdog)
         except DeepSeekError as error:
             if decoder.done:
-                return replace(decoder.close(), trace_id=trace_id)
-            error.trace_id = error.trace_id or trace_id or None
+                return decoder.close()
+            error.trace_id = error.trace_id or decoder.trace_id or None
             if isinstance(error, TransportFailed):
                 error.partial = decoder.partial().text
             raise
         answer = decoder.close()
-        if not self.began:  # a plain JSON body instead of a stream
+        if not self.stream:
+            self.began = True
+            self._gate.came_whole(self.ticket)
+        elif not self.began:  # a plain JSON body instead of a stream
             self._begin()
             self._show(Delta(answer.text, answer.reasoning))
-        return replace(answer, trace_id=trace_id)
+        return answer
 
     async def _read(self, chunks: AsyncIterator[bytes], watchdog: Watchdog) -> None:
         decoder = self.decoder

@@ -133,6 +133,12 @@ class Gate:
         self.admission.first_token(self.now(), ticket)
         self._pump()
 
+    def came_whole(self, ticket: Ticket) -> None:
+        """An answer in one piece came for the holder, who says :meth:`answered` at once."""
+        self._take_back.pop(ticket, None)
+        self._stop_recall(ticket)
+        self.admission.first_token(self.now(), ticket)
+
     def answered(self, ticket: Ticket) -> None:
         """The holder got an answer, or an error that a living server gives."""
         self._ended(ticket)

@@ -54,12 +54,17 @@ class Means:
         self.listeners: list[Callable[[CallEvent], None]] = []
         self.not_saved: StoreFailed | None = None
         """Why answers that were paid for could not be written to disk; None while all is well."""
+        self._priced: tuple[object, Price | None] = (None, None)
         self._settled = asyncio.Event()
         self._numbers = itertools.count(1)
 
     def price(self, upstream: Upstream, model: str) -> Price | None:
         """What ``model`` costs there now; None where no price is known."""
-        return price_at(upstream, self.prices, model, self.now_utc())
+        now = self.now_utc()
+        asked = (upstream, model, now.replace(second=0, microsecond=0))  # prices change on the minute
+        if asked != self._priced[0]:
+            self._priced = (asked, price_at(upstream, self.prices, model, now))
+        return self._priced[1]
 
     def new_reservation(self) -> int:
         """A name for one reservation."""

@@ -9,7 +9,6 @@ shown; what was in flight, and what had arrived but not been committed, is asked
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.adapters.store import AnswerStore
@@ -17,6 +16,7 @@ from deepseek_nb.client.drive import Drive
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.means import Means
 from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.copies import changed
 from deepseek_nb.core.errors import Busy, DeepSeekError
 from deepseek_nb.core.wire import Delta
 
@@ -42,7 +42,11 @@ class Road(Means):
         Raises what ended it, a :class:`DeepSeekError`.
         """
         if self.store is None:
-            errand = replace(errand, look_up=False, keep=False)
+            errand = changed(errand, look_up=False, keep=False)
+        if errand.claimed and (
+            self.store is None or errand.key in self._flights or self.store.holds(errand.key)
+        ):
+            errand = changed(errand, claimed=False)  # somebody here is asking it too, or has just asked it
         if not errand.look_up:
             return await Drive(self, errand).run()
         while (flight := self._flights.get(errand.key)) is not None:
@@ -58,7 +62,7 @@ class Road(Means):
                 raise
             if shared.fingerprint not in (errand.key, *(leg.key for leg in errand.fallbacks)):
                 continue  # another route answered, which this caller has not allowed
-            answer = errand.with_value(replace(shared, cached=True))
+            answer = errand.with_value(changed(shared, cached=True))
             if errand.on_delta:
                 errand.on_delta(Delta(answer.text, answer.reasoning))
             return answer
@@ -85,7 +89,8 @@ class Road(Means):
         if store is None or not errand.keep:
             return await Drive(self, errand).run()
         try:
-            await self._my_turn(store, errand)
+            if not errand.claimed:
+                await self._my_turn(store, errand)
             return await Drive(self, errand).run()  # looks first: it may have been stored meanwhile
         finally:
             store.claims.let_go(errand.key)

@@ -22,6 +22,15 @@ kernel's cell keeps the processor, a turn can take longer than a short limit.
 """
 
 
+WORDS = {
+    "silence_s": "the server was silent for {:g} s",
+    "first_token_s": "no answer began for {:g} s",
+    "token_s": "the answer stood still for {:g} s",
+    "total_s": "the answer was not complete after {:g} s",
+    "alone": "it was silent for far longer than others, and nothing else is left to send",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How long each kind of nothing may last, in seconds.
@@ -72,19 +81,15 @@ class Watchdog:
             self._timeout.reschedule(self._loop.time())
 
     def _due(self) -> tuple[float, str]:
-        limits = self.limits
+        """When which limit passes, the next one: its name in :class:`Limits`."""
+        limits, started_s = self.limits, self._started_s
         if self._token_s is None:
-            progress = (
-                self._started_s + limits.first_token_s,
-                f"no answer began for {limits.first_token_s:g} s",
-            )
+            progress = (started_s + limits.first_token_s, "first_token_s")
         else:
-            progress = (self._token_s + limits.token_s, f"the answer stood still for {limits.token_s:g} s")
-        heard_s = self._started_s if self._byte_s is None else self._byte_s
+            progress = (self._token_s + limits.token_s, "token_s")
+        heard_s = started_s if self._byte_s is None else self._byte_s
         return min(
-            (heard_s + limits.silence_s, f"the server was silent for {limits.silence_s:g} s"),
-            progress,
-            (self._started_s + limits.total_s, f"the answer was not complete after {limits.total_s:g} s"),
+            (heard_s + limits.silence_s, "silence_s"), progress, (started_s + limits.total_s, "total_s")
         )
 
     def _look(self, turns: int = TURNS) -> None:
@@ -92,7 +97,7 @@ class Watchdog:
         due_s, why = self._due()
         if self._repeat_due is not None and self._byte_s is None:
             if self._repeat_due():
-                due_s, why = now, "it was silent for far longer than others, and nothing else is left to send"
+                due_s, why = now, "alone"
             else:
                 due_s = min(due_s, now + self.limits.silence_s / LOOKS)
         if due_s > now:
@@ -100,7 +105,8 @@ class Watchdog:
         elif turns:  # the loop may be held up, and what came lie unread: let it read first
             self._timer = self._loop.call_later(TURN_S, self._look, turns - 1)
         else:
-            self.hang_up(WentSilent(f"We hung up: {why}.", hint="Running it again usually works."))
+            said = WORDS[why].format(getattr(self.limits, why, 0.0))
+            self.hang_up(WentSilent(f"We hung up: {said}.", hint="Running it again usually works."))
 
     async def __aenter__(self) -> Watchdog:
         await self._timeout.__aenter__()

@@ -33,9 +33,10 @@ Rules of this room, each a property test over event sequences:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from deepseek_nb.core.chat import Answer, ChatRequest, Usage
+from deepseek_nb.core.copies import changed
 from deepseek_nb.core.errors import AnswerInvalid, DeepSeekError, Disposition
 from deepseek_nb.core.retry import RetryPolicy, repaired
 
@@ -237,7 +238,8 @@ Story = Generator[Command, tuple[Event, float], None]
 class Call:
     """The life of one request: feed it events with the time in seconds, it says what to do next.
 
-    ``look_up=False`` skips the look-up (somebody has looked), ``keep=False`` the store. ``rng`` gives
+    ``look_up=False`` skips the look-ups, ``looked`` the first one (somebody has looked), ``keep=False`` the
+    store. ``rng`` gives
     numbers in [0, 1). ``fallbacks`` are the legs after the first, in order.
 
     >>> call = Call(request, key="...", policy=RetryPolicy(), rng=lambda: 0.5)   # doctest: +SKIP
@@ -253,6 +255,7 @@ class Call:
         policy: RetryPolicy,
         rng: Callable[[], float],
         look_up: bool = True,
+        looked: bool = False,
         keep: bool = True,
         failover_s: float | None = None,
         fallbacks: Sequence[Leg] = (),
@@ -262,6 +265,7 @@ class Call:
         self.policy = policy
         self.rng = rng
         self.look_up = look_up
+        self.looked = looked
         self.keep = keep
         self.tries = 0  # sends the server began to work on
         self.refusals = 0
@@ -299,7 +303,7 @@ class Call:
 
     def _tell(self) -> Story:
         while True:
-            if self.look_up:
+            if self.look_up and not self.looked:
                 event, _ = yield LookUp(self.key)
                 if isinstance(event, Hit):
                     yield Finish(event.answer)
@@ -307,6 +311,7 @@ class Call:
                 if isinstance(event, Interrupted):
                     yield Fail(None)
                     return
+            self.looked = False
             error = yield from self._ask_here()
             if error is None:
                 return
@@ -377,7 +382,7 @@ class Call:
     def _keep(self, answer: Answer, now: float) -> Story:
         """A good answer: commit it, book it, hand it over."""
         self.tries += 1
-        answer = replace(
+        answer = changed(
             answer,
             attempts=self.tries,
             refusals=self.refusals,

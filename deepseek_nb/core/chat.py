@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ __all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canoni
 CACHE_VERSION = 1
 """Part of every fingerprint. It is raised when the meaning of a stored answer changes, not with releases."""
 
+DIGEST_BYTES = 12
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -23,8 +26,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
+_quoted = json.encoder.encode_basestring  # as json.dumps(ensure_ascii=False) writes a text
+
+
 def _digest(text: str) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +74,14 @@ class ChatRequest:
         ``route`` names who answers (a simulation's or a local model's answer never poses as the
         real service's). Credentials, ``user_id``, budgets and priorities are not part of it.
         """
-        prompt = _digest(canonical_json([[m.role, m.content, m.reasoning, m.prefix] for m in self.messages]))
-        parameters = _digest(
-            canonical_json(
-                [
-                    CACHE_VERSION,
-                    self.thinking,
-                    self.reasoning_effort,
-                    self.json_mode,
-                    self.max_tokens,
-                    self.temperature,
-                    self.top_p,
-                    self.stop,
-                    self.schema_digest,
-                    *(() if self.form is None else (self.form.told,)),
-                ]
-            )
+        parameters = _parameters(
+            *(self.thinking, self.reasoning_effort, self.json_mode, self.max_tokens),
+            *(self.temperature, self.top_p, self.stop, self.schema_digest),
+            *(() if self.form is None else (self.form.told,)),
         )
+        begun = _begun(self.messages[:-1]).copy()  # the same for all rows of a job
+        begun.update(f"{_told(self.messages[-1:])}]".encode("utf-8", "surrogatepass"))
+        prompt = begun.hexdigest()
         return f"{route}/{self.model}_{prompt}_{parameters}"
 
     @property
@@ -99,6 +96,27 @@ class ChatRequest:
     def with_messages(self, *more: Message, **changes: Any) -> ChatRequest:
         """This request with turns appended and fields changed."""
         return replace(self, messages=self.messages + more, **changes)
+
+
+def _told(messages: tuple[Message, ...]) -> str:
+    """As :func:`canonical_json` writes them, one after another."""
+    return ",".join(
+        f"[{_quoted(m.role)},{_quoted(m.content)},"
+        f"{'null' if m.reasoning is None else _quoted(m.reasoning)},{'true' if m.prefix else 'false'}]"
+        for m in messages
+    )
+
+
+@lru_cache(maxsize=16)
+def _begun(head: tuple[Message, ...]) -> blake2b:
+    """The digest of a conversation up to its last message."""
+    text = f"[{_told(head)}," if head else "["
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES)
+
+
+@lru_cache(maxsize=64, typed=True)  # 1 and 1.0 are written differently
+def _parameters(*parameters: Any) -> str:
+    return _digest(canonical_json([CACHE_VERSION, *parameters]))
 
 
 @dataclass(frozen=True, slots=True)

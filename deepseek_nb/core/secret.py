@@ -100,10 +100,7 @@ class Scrubber:
     def __init__(self, secrets: Iterable[Secret], *, answer: bool = False) -> None:
         least = SCRUBBED_IN_ANSWERS_CHARS if answer else SCRUBBED_CHARS
         self._masks = [
-            (form.encode("utf-8", "surrogatepass"), secret.mask.encode("utf-8", "surrogatepass"))
-            for secret in secrets
-            if len(secret.reveal()) >= least
-            for form in _notations(secret.reveal())
+            mask for secret in secrets if len(secret.reveal()) >= least for mask in _masks(secret.reveal())
         ]
         self._held = b""
 
@@ -128,6 +125,13 @@ class Scrubber:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self._masks)} notations)"
+
+
+@lru_cache(maxsize=64)
+def _masks(value: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Each notation of ``value`` as bytes, and what is written in its place."""
+    mask = Secret(value).mask.encode("utf-8", "surrogatepass")
+    return tuple((form.encode("utf-8", "surrogatepass"), mask) for form in _notations(value))
 
 
 def _overlap(data: bytes, form: bytes) -> int:

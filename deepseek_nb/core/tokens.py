@@ -12,8 +12,9 @@ times. Bills are settled by the ``usage`` that the server sends.
 from __future__ import annotations
 
 import string
+from functools import lru_cache
 
-from deepseek_nb.core.chat import ChatRequest
+from deepseek_nb.core.chat import ChatRequest, Message
 
 __all__ = ["MESSAGE_OVERHEAD_TOKENS", "estimate_request_tokens", "estimate_tokens"]
 
@@ -53,8 +54,16 @@ def estimate_request_tokens(request: ChatRequest) -> int:
     >>> estimate_request_tokens(ChatRequest("deepseek-flash", (Message("user", "Return exactly: OK"),)))
     10
     """
-    form = 0 if request.form is None else estimate_tokens(request.form.told)
-    return form + sum(
-        MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.content) + estimate_tokens(message.reasoning or "")
-        for message in request.messages
-    )
+    *head, last = request.messages
+    form = 0 if request.form is None else _form_tokens(request.form.told)
+    return form + sum(map(_known_tokens, head)) + _message_tokens(last)
+
+
+def _message_tokens(message: Message) -> int:
+    reasoning = estimate_tokens(message.reasoning) if message.reasoning else 0
+    return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.content) + reasoning
+
+
+_known_tokens = lru_cache(maxsize=16)(_message_tokens)
+"""Of what stands before the last message, which is the same for all rows of a job."""
+_form_tokens = lru_cache(maxsize=4)(estimate_tokens)

@@ -18,9 +18,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
-from deepseek_nb.core.chat import Answer, ChatRequest, Usage
+from deepseek_nb.core.chat import Answer, ChatRequest, Message, Usage
 from deepseek_nb.core.errors import (
     AnswerEmpty,
     AnswerInvalid,
@@ -78,35 +79,70 @@ def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect 
     Nothing is sent that was not asked for, except ``stream``: a field left at None is left to
     the server's default. The dialect "openai" leaves out what only DeepSeek's server knows: other
     servers may refuse a field that they do not know.
+
+    What stands around the last message is made once for all requests that differ in it only, as a
+    job's rows do.
     """
+    *head, last = request.messages
+    before, after = _around(
+        *(request.model, tuple(head), stream, dialect),
+        *(request.thinking, request.json_mode, request.reasoning_effort, request.max_tokens),
+        *(request.temperature, request.top_p, request.user_id, request.stop, request.form),
+    )
+    if last.reasoning is None and not last.prefix:
+        turn = f'{{"role":{_quoted(last.role)},"content":{_quoted(last.content)}}}'
+    else:
+        turn = _json(_turn(last, dialect))
+    text = f"{before}{turn}{after}"
+    return text.encode("utf-8", "replace")
+
+
+_quoted = json.encoder.encode_basestring  # as json.dumps(ensure_ascii=False) writes a text
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _turn(message: Message, dialect: Dialect) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None and dialect == "deepseek":
+        turn["reasoning_content"] = message.reasoning
+    if message.prefix and dialect == "deepseek":
+        turn["prefix"] = True
+    return turn
+
+
+@lru_cache(maxsize=16, typed=True)  # 1 and 1.0 are written differently
+def _around(
+    model: str, head: tuple[Message, ...], stream: bool, dialect: Dialect, *parameters: Any
+) -> tuple[str, str]:
+    """What stands before the last message and behind it."""
+    thinking, json_mode, effort, max_tokens, temperature, top_p, user_id, stop, form = parameters
     deepseek = dialect == "deepseek"
-    body: dict[str, Any] = {"model": request.model}
-    messages: list[dict[str, Any]] = []
-    for message in request.messages:
-        turn: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.reasoning is not None and deepseek:
-            turn["reasoning_content"] = message.reasoning
-        if message.prefix and deepseek:
-            turn["prefix"] = True
-        messages.append(turn)
-    body["messages"] = messages
-    if request.thinking is not None and deepseek:
-        body["thinking"] = {"type": "enabled" if request.thinking else "disabled"}
-    if request.json_mode:
+    body: dict[str, Any] = {}
+    if thinking is not None and deepseek:
+        body["thinking"] = {"type": "enabled" if thinking else "disabled"}
+    if json_mode:
         body["response_format"] = {"type": "json_object"}
-    if request.form is not None:
-        body.update(request.form.fields())
-    for name in ("reasoning_effort", "max_tokens", "temperature", "top_p", "user_id"):
-        value = getattr(request, name)
-        if value is not None and (deepseek or name != "user_id"):
-            body[name] = value
-    if request.stop:
-        body["stop"] = list(request.stop)
+    if form is not None:
+        body.update(form.fields())
+    named = {
+        "reasoning_effort": effort,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "user_id": user_id if deepseek else None,
+    }
+    body.update((name, value) for name, value in named.items() if value is not None)
+    if stop:
+        body["stop"] = list(stop)
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    turns = "".join(f"{_json(_turn(message, dialect))}," for message in head)
+    behind = _json(body)
+    return f'{{"model":{_json(model)},"messages":[{turns}', f"],{behind[1:]}" if body else "]}"
 
 
 # -------------------------------------------------------------------------- from the server: errors
@@ -251,11 +287,16 @@ class AnswerDecoder:
     """The body of one 200, bytes in, deltas out; :meth:`close` gives the answer or raises why there is none.
 
     ``progressed`` counts the pieces of text or reasoning so far and ``alive`` the keep-alives:
-    a watchdog on progress looks at the first, one on life at the number of bytes.
+    a watchdog on progress looks at the first, one on life at the number of bytes. ``streamed`` is
+    whether a stream was asked for: of an answer in one piece nothing shows before its end, so that
+    what breaks off is taken for as long as it may be.
     """
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: ChatRequest, *, streamed: bool = True) -> None:
         self.request = request
+        self.streamed = streamed
+        self.trace_id = ""
+        """The server's own name for the request: it goes into the answer."""
         self.progressed = 0
         self.alive = 0
         self._buffer = bytearray()
@@ -394,9 +435,10 @@ class AnswerDecoder:
         usage = self._usage
         if usage is None:
             thought = estimate_tokens(reasoning)
+            written = estimate_tokens(text) + thought
             usage = Usage(
                 estimate_request_tokens(self.request),
-                estimate_tokens(text) + thought,
+                written if self.streamed else max(written, self.request.max_tokens or 0),
                 0,
                 thought,
                 estimated=True,
@@ -408,6 +450,7 @@ class AnswerDecoder:
             finish_reason=finish_reason,
             usage=usage,
             system_fingerprint=self._system_fingerprint,
+            trace_id=self.trace_id,
         )
 
     def close(self) -> Answer:
