@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jiter
 
 from deepseek_nb.client.json_text import read_json
 from deepseek_nb.client.structured import Schema
+from deepseek_nb.core.chat import Answer, Usage
 
-__all__ = ["MOST_ROWS", "PACK_RULE", "pack_message", "pack_schema", "unpacked"]
+__all__ = ["MOST_ROWS", "PACK_RULE", "pack_answer", "pack_message", "pack_schema", "parts_of", "unpacked"]
 
 MOST_ROWS = 50
 ANSWERS = "answers"
@@ -61,6 +63,12 @@ def pack_message(rows: Sequence[str], *, as_json: bool) -> str:
     return "\n".join(f'{{"id":{number},"row":{text}}}' for number, text in enumerate(texts, 1))
 
 
+def pack_answer(answers: Sequence[str]) -> str:
+    """The answer to a pack of rows with these answers, as JSON texts: what :func:`unpacked` reads."""
+    elements = (f'{{"id":{number},"answer":{text}}}' for number, text in enumerate(answers, 1))
+    return f'{{"{ANSWERS}":[{",".join(elements)}]}}'
+
+
 def unpacked(text: str, count: int) -> dict[int, str]:
     """The answers in a pack's answer, as each row alone would have been answered, by place (from 0).
 
@@ -91,6 +99,34 @@ def unpacked(text: str, count: int) -> dict[int, str]:
         )
         found[place] = told
     return {place: told for place, told in sorted(found.items()) if place not in twice}
+
+
+def parts_of(answer: Answer, count: int) -> list[Answer]:
+    """The answer ``count`` times, each with its part of the tokens and of the bill.
+
+    >>> [part.usage.prompt_tokens for part in parts_of(Answer("", usage=Usage(prompt_tokens=7)), 3)]
+    [3, 2, 2]
+    """
+    used = answer.usage
+    cost_usd = None if answer.cost_usd is None or not count else answer.cost_usd / count
+
+    def part(tokens: int, place: int) -> int:
+        return tokens // count + (place < tokens % count)
+
+    return [
+        replace(
+            answer,
+            cost_usd=cost_usd,
+            usage=Usage(
+                part(used.prompt_tokens, place),
+                part(used.completion_tokens, place),
+                part(used.cache_hit_tokens, place),
+                part(used.reasoning_tokens, place),
+                used.estimated,
+            ),
+        )
+        for place in range(count)
+    ]
 
 
 def _elements(text: str) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +19,8 @@ from deepseek_nb.adapters.tokenizer import counter
 from deepseek_nb.batch.call import JobCall, arranged, fitting, work_of
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.hours import When
-from deepseek_nb.batch.packs import pack_message
+from deepseek_nb.batch.packs import pack_answer, pack_message
+from deepseek_nb.batch.run import LEADERS
 from deepseek_nb.batch.spec import ROW_PRIORITY, Asking
 from deepseek_nb.batch.typical import answer_tokens
 from deepseek_nb.batch.waves import waves_of
@@ -29,7 +30,6 @@ from deepseek_nb.core.chat import Message
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.events import duration
 from deepseek_nb.core.form import Structured
-from deepseek_nb.core.layout.arrange import Arrangement
 from deepseek_nb.core.layout.estimate import Estimate, cached_tokens, sampled
 from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 from deepseek_nb.core.prices import Price, PriceTable
@@ -41,6 +41,8 @@ __all__ = ["Plan", "call_of", "plan"]
 
 PROMPTS_SHOWN = 2
 AFTER_THE_ROW_TOKENS = 2
+SOMETHING = '{"a":"b"}'
+"""In place of a row or of its answer, where what stands around it is counted."""
 ANSWER_S = 1.5
 """How long a short answer takes, where this client has not seen any."""
 ANSWER_TOKEN_S = 0.02
@@ -235,7 +237,7 @@ def _plan(call: JobCall) -> Plan:
     places = [place for place, key in enumerate(keys) if key not in done]
     found = arranged(rows, places, asking, call.cache_block)
     count = counter()
-    many = call.rows_per_request
+    many, block = call.rows_per_request, call.cache_block or BLOCK_TOKENS
     sender = asking.together or asking
     static = sender.prefix.tokens if sender.prefix else max(2, sender.static_tokens(count))
     waved = many == 1 and not waves_of(keys, [len(wave) for wave in found.waves], asking).empty
@@ -244,24 +246,27 @@ def _plan(call: JobCall) -> Plan:
     told = Estimate(0, 0, 0, 0)
     if places:
         looked = [rows.prompts[places[place]] for place in sampled(len(places))]
-        row_tokens = fmean(count(asking.form.message(row)) for row in looked) + AFTER_THE_ROW_TOKENS
-        shared, requests = static, -(-len(places) // many)
-        each_tokens, blocks = answer_tokens(work.spec.schema, count), found.blocks
+        row_tokens = fmean(count(asking.form.message(row)) for row in looked)
+        shared, requests, blocks = static, len(places), found.blocks
+        lead: Sequence[Sequence[int]] = found.waves if waved else (range(1),)
+        each_tokens = answer_tokens(work.spec.schema, count)
         if many > 1:
-            row_tokens += count(pack_message([""], as_json=True))
-            each_tokens += count('{"id":10,"answer":},')
-            blocks = (0,) * requests
+            packs = -(-(requests - 1) // many)  # the first row goes alone
+            requests, blocks = 1 + packs, (0,) * packs
+            lead = [(place,) for place in range(LEADERS)] if packs > LEADERS else ()
+            row_tokens += count(pack_message([SOMETHING] * many, as_json=True)) / many - count(SOMETHING)
+            each_tokens += count(pack_answer([SOMETHING] * many)) / many - count(SOMETHING)
         elif rows.form.layout == "inline":
             shared += count(Template(call.template).prose_before())
         told = Estimate(
             requests,
-            round(static * requests + row_tokens * len(places)),
-            _hits(
-                replace(found, blocks=blocks),
-                shared,
-                waved=waved,
+            round((static + AFTER_THE_ROW_TOKENS) * requests + row_tokens * len(places)),
+            cached_tokens(
+                blocks,
+                prefix_tokens=shared // block * block,
+                waves=lead,
                 in_flight=concurrency,
-                block=call.cache_block or BLOCK_TOKENS,
+                block=block,
             ),
             round(each_tokens * len(places)),
         )
@@ -293,13 +298,6 @@ def _messages(asking: Asking, prompts: Sequence[str]) -> tuple[Message, ...]:
     if asking.together is None or len(prompts) == 1:
         return asking(prompts[0], None).request.messages
     return asking.together.pack(prompts).request.messages
-
-
-def _hits(found: Arrangement, shared: int, *, waved: bool, in_flight: int, block: int) -> int:
-    waves = found.waves if waved else (range(min(1, len(found.blocks))),)
-    return cached_tokens(
-        found.blocks, prefix_tokens=shared // block * block, waves=waves, in_flight=in_flight, block=block
-    )
 
 
 def _done(call: JobCall, client: Client, name: str, digest: str, keys: list[str]) -> set[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_patience_s
 from deepseek_nb.batch.call import arranged
 from deepseek_nb.batch.hours import Hours, When
+from deepseek_nb.batch.packed_run import PackedRun
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.rows import Rows
 from deepseek_nb.batch.run import JobRun
@@ -103,18 +105,13 @@ def job_run(
     place_of = {key: place for place, key in enumerate(keys)}
     found = arranged(rows, [place_of[key] for key in pending], asking, spec.block)
     sent = [pending[place] for place in found.sent]
-    alone = spec.rows_per_request == 1
-    return JobRun(
-        client.aio,
-        journal,
-        name,
-        sent,
-        asking,
-        progress,
-        patience_s=client.settings.patience_s if patience is None else parse_patience_s(patience),
-        check=spec.schema.parse if spec.schema else None,
-        hours=hours,
-        waves=waves_of(sent, [len(wave) for wave in found.waves], asking) if alone else None,
-        rows_per_request=spec.rows_per_request,
-        make_pack=None if asking.together is None else asking.together.pack,
-    )
+    options: dict[str, Any] = {
+        "patience_s": client.settings.patience_s if patience is None else parse_patience_s(patience),
+        "check": spec.schema.parse if spec.schema else None,
+        "hours": hours,
+    }
+    given = (client.aio, journal, name, sent, asking, progress)
+    if asking.together is not None:
+        many = spec.rows_per_request
+        return PackedRun(*given, rows_per_request=many, make_pack=asking.together.pack, **options)
+    return JobRun(*given, waves=waves_of(sent, [len(wave) for wave in found.waves], asking), **options)

@@ -17,8 +17,9 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from deepseek_nb.adapters.journal import Item, ItemRow, Journal
 from deepseek_nb.batch.hours import Hours
@@ -49,7 +50,9 @@ SLOWER = 4.0
 """So many times as slow as the first row's answer may one be written that comes in one piece."""
 LEADERS = 2
 
-MakeErrand = Callable[[str, Callable[[CallEvent], None] | None], Errand]
+Hear = Callable[[CallEvent], None]
+MakeErrand = Callable[[str, Hear | None], Errand]
+T = TypeVar("T")
 
 
 def error_record(error: DeepSeekError) -> dict[str, Any]:
@@ -162,7 +165,7 @@ class JobRun:
             self._feeding.clear()
         if self._going.is_set():
             self._going.clear()
-            self._let_go()
+            self._let_go(self._claimed)
             self.progress.paused = True
             for task in self._on_the_wire:
                 self._call_back(task)
@@ -228,17 +231,17 @@ class JobRun:
                 self._claimed |= await claiming
                 raise
             if not self._going.is_set():
-                self._let_go()
+                self._let_go(self._claimed)
         for row in rows:
             self._queue.put_nowait(row)
 
-    def _let_go(self) -> None:
+    def _let_go(self, keys: Collection[str]) -> None:
         """Rows that wait for long keep no other process waiting; they are claimed one by one later."""
         store = self.client.store
         if store is not None:
-            for key in self._claimed:
+            for key in self._claimed.intersection(keys):
                 store.claims.let_go(key)
-        self._claimed.clear()
+        self._claimed.difference_update(list(keys))
 
     async def _lease(self, keys: Sequence[str]) -> set[str]:
         leasing = asyncio.ensure_future(asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S))
@@ -322,7 +325,7 @@ class JobRun:
         self.stop(first)
         return False
 
-    async def _until_stopped(self, work: asyncio.Task[DeepSeekError | None]) -> DeepSeekError | None:
+    async def _until_stopped(self, work: asyncio.Task[T]) -> T | None:
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -383,37 +386,70 @@ class JobRun:
 
     async def _work(self) -> None:
         while not self._stopping.is_set():
-            item = await self._queue.get()
+            item = await self._queued()
             if item is None:
-                self._queue.put_nowait(None)
                 return
-            if self._queue.qsize() < CLAIM_ROWS:
-                self._hungry.set()
-            await self.waves.turn(item.key)
-            try:
-                await self._one(item)
-            finally:
-                self.waves.back(item.key)
+            await self._take(item)
+
+    async def _queued(self) -> Item | None:
+        """The next row of the queue; None, for every worker, when there are no more."""
+        item = await self._queue.get()
+        if item is None:
+            self._queue.put_nowait(None)
+        elif self._queue.qsize() < CLAIM_ROWS:
+            self._hungry.set()
+        return item
+
+    async def _take(self, item: Item) -> None:
+        """Take a row to its end, once it is its turn."""
+        await self.waves.turn(item.key)
+        try:
+            await self._one(item)
+        finally:
+            self.waves.back(item.key)
 
     async def _one(self, item: Item) -> DeepSeekError | None:
         """Take one row to its end, through pauses; gives the row's error, if any."""
+        return await self._through_pauses(partial(self._ask, item))
+
+    async def _through_pauses(self, ask: Callable[[asyncio.Task[Any]], Awaitable[T]]) -> T:
+        """Do it in this task; once more, where a pause called it back before anything was sent."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (inside one)
-        claimed = item.key in self._claimed
-        self._claimed.discard(item.key)
         while True:
             await self._going.wait()
             try:
-                return await self._ask(item, task, claimed=claimed)
+                return await ask(task)
             except asyncio.CancelledError:
                 if task not in self._called_back or task.uncancel():
                     raise  # the job ends, too
             finally:
-                claimed = False
                 self._called_back.discard(task)
 
-    async def _ask(self, item: Item, task: asyncio.Task[Any], *, claimed: bool) -> DeepSeekError | None:
+    async def _ask(self, item: Item, task: asyncio.Task[Any]) -> DeepSeekError | None:
         """Take one row to the server and write down what became of it; gives the row's error, if any."""
+        claimed = item.key in self._claimed
+        self._claimed.discard(item.key)
+
+        def errand_of(hear: Hear) -> Errand:
+            errand = self.make_errand(item.body, hear)
+            if self._whole is None and not claimed:
+                return errand
+            return changed(errand, whole=self._whole, claimed=claimed and errand.key == item.key)
+
+        try:
+            errand, answer = await self._answered(errand_of, task)
+        except DeepSeekError as error:
+            return await self._row_error(item, error)
+        self.waves.hear(item.key, item.body, answer)
+        if self._leading:
+            self._whole = self._borne(errand, answer)
+        return await self._write_down([(item, answer)], task)
+
+    async def _answered(
+        self, errand_of: Callable[[Hear], Errand], task: asyncio.Task[Any]
+    ) -> tuple[Errand, Answer]:
+        """Take an errand to the server, with an ear for what happens to it; raises what ended it."""
         sent_s = 0.0
         self._on_the_wire[task] = False
 
@@ -433,26 +469,26 @@ class JobRun:
                 elif not self._going.is_set():  # likewise, once the call has come to rest
                     asyncio.get_running_loop().call_soon(self._call_back, task)
 
-        errand = self.make_errand(item.body, hear)
-        if self._whole is not None or claimed:
-            errand = changed(errand, whole=self._whole, claimed=claimed and errand.key == item.key)
+        errand = errand_of(hear)
         try:
-            answer = await self.client.take(errand)
-        except DeepSeekError as error:
-            return await self._row_error(item, error)
+            return errand, await self.client.take(errand)
         finally:
             del self._on_the_wire[task]
-        self.waves.hear(item.key, item.body, answer)
-        if self._leading:
-            self._whole = self._borne(errand, answer)
-        paid_usd = 0.0 if answer.cached else answer.cost_usd
-        text = json.dumps({**answer.to_json(), "cached": answer.cached}, ensure_ascii=False)
+
+    async def _write_down(
+        self, answers: Sequence[tuple[Item, Answer]], task: asyncio.Task[Any]
+    ) -> DeepSeekError | None:
+        """Have the journal keep these answers and what they cost; gives what hindered it, if anything."""
+        acks: list[tuple[Item, str, float | None]] = []
+        for item, answer in answers:
+            text = json.dumps({**answer.to_json(), "cached": answer.cached}, ensure_ascii=False)
+            acks.append((item, text, 0.0 if answer.cached else answer.cost_usd))
+        self.progress.spent_usd += sum(paid_usd or 0.0 for _, _, paid_usd in acks)
         self._on_the_wire[task] = True
         try:
-            await self.journal.aack(item, text, paid_usd)
+            await asyncio.gather(*(self.journal.aack(*ack) for ack in acks))
         except StoreFailed as error:
-            self.unsaved[item.key] = text
-            self.progress.spent_usd += paid_usd or 0.0
+            self.unsaved.update((item.key, text) for item, text, _ in acks)
             self.stop(error)
             return error
         finally:
@@ -463,10 +499,10 @@ class JobRun:
             full = full or store.disk_full
         if full is not None:
             self.stop(full)
-        self._held.pop(item.id, None)
-        self.progress.done += 1
-        self.progress.from_store += answer.cached
-        self.progress.spent_usd += paid_usd or 0.0
+        for item, answer in answers:
+            self._held.pop(item.id, None)
+            self.progress.done += 1
+            self.progress.from_store += answer.cached
         return None
 
     def _borne(self, errand: Errand, first: Answer) -> Limits | None:
@@ -480,13 +516,9 @@ class JobRun:
         return changed(errand.limits, silence_s=errand.limits.silence_s + longest_s)
 
     async def _row_error(self, item: Item, error: DeepSeekError) -> DeepSeekError:
-        paid_usd = getattr(error, "cost_usd", None) or 0.0
-        self.progress.spent_usd += paid_usd
-        everybodys = error.disposition in (Disposition.PAUSE, Disposition.STOP)
-        everybodys = everybodys or (self._leading and error.disposition is Disposition.RETRY)
+        everybodys = self._everybodys(error)
         try:
-            if paid_usd:
-                await asyncio.to_thread(self.journal.add_spend, self.job, paid_usd)
+            await self._book(getattr(error, "cost_usd", None))
             if not everybodys:
                 await self.journal.afail(item, json.dumps(error_record(error), ensure_ascii=False))
         except StoreFailed as unwritten:
@@ -498,6 +530,18 @@ class JobRun:
         self._held.pop(item.id, None)
         self.progress.failed += 1
         return error
+
+    def _everybodys(self, error: DeepSeekError) -> bool:
+        """Whether every row would end like this one."""
+        if error.disposition in (Disposition.PAUSE, Disposition.STOP):
+            return True
+        return self._leading and error.disposition is Disposition.RETRY
+
+    async def _book(self, paid_usd: float | None) -> None:
+        """Book what was paid for no answer. Raises StoreFailed."""
+        if paid_usd:
+            self.progress.spent_usd += paid_usd
+            await asyncio.to_thread(self.journal.add_spend, self.job, paid_usd)
 
     # -- around them
 
@@ -546,7 +590,7 @@ class JobRun:
 
     async def _give_back(self) -> None:
         """What was leased and not finished can be taken by whoever comes next."""
-        self._let_go()
+        self._let_go(self._claimed)
         if self._held:
             with contextlib.suppress(StoreFailed):  # then they come back when this process ends
                 await asyncio.to_thread(self.journal.put_back, list(self._held.values()))

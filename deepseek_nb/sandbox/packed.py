@@ -16,10 +16,12 @@ def answer_pack(schema: dict[str, Any], question: str, answer_text: Callable[[st
 
     ``answer_text`` answers a row of which a text is asked.
     """
-    elements = schema["properties"].get("answers", {}).get("items", {})
-    shape = elements.get("properties", {}).get("answer") if isinstance(elements, dict) else None
-    rows = _rows(question) if shape is not None else None
-    if rows is None:
+    try:
+        shape = schema["properties"]["answers"]["items"]["properties"]["answer"]
+    except (KeyError, TypeError):
+        return None
+    rows = _rows(question)
+    if rows is None or not isinstance(shape, dict):
         return None
     whole = {**shape, **{word: schema[word] for word in ("$defs", "definitions") if word in schema}}
     text_asked = shape.get("type") == "string"

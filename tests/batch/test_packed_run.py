@@ -1,0 +1,185 @@
+"""Rows that share requests, from frame to frame: everybody gets the own answer, and the bill adds up."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+import deepseek_nb as ds
+from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.batch.resume import resume
+from deepseek_nb.client.sync import Client
+from deepseek_nb.core import errors
+from deepseek_nb.sandbox import Completion, Fault, Sandbox
+from deepseek_nb.sandbox.engine import answer as engine_answer
+
+ASK = "Sort this ticket: {{text}}"
+LAYOUTS, WAYS = ("keyed", "compact", "inline"), ("json", "tool")
+FORMS = [{"layout": layout, "structured": way} for layout in LAYOUTS for way in WAYS]
+
+
+def answers_of(frame, tmp_path, schema, **options):
+    """What the rows are answered alone, by a server and in a folder of their own."""
+    with (
+        Sandbox(count="estimate", time_scale=100) as alone,
+        Client(base_url=alone.base_url, api_key=alone.api_key, data_dir=tmp_path / "alone") as client,
+    ):
+        return ds.apply(frame, ASK, schema=schema, client=client, progress=False, **options)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form['layout']}-{form['structured']}")
+def test_rows_are_answered_as_they_are_alone_in_a_fraction_of_the_requests(
+    frame, client, sandbox, ticket, tmp_path, form
+):
+    """Thirty distinct rows: the first alone, the others eight at a time; equal rows are asked once."""
+    got = ds.apply(frame, ASK, schema=ticket, rows_per_request=8, client=client, progress=False, **form)
+    alone = answers_of(frame, tmp_path, ticket, **form)
+    pd.testing.assert_frame_equal(got[["label", "urgency", "status"]], alone[["label", "urgency", "status"]])
+    assert len(sandbox.log) == 1 + math.ceil(29 / 8)
+    before = len(sandbox.log)
+    again = ds.apply(frame, ASK, schema=ticket, rows_per_request=8, client=client, progress=False, **form)
+    pd.testing.assert_frame_equal(again, got)
+    assert len(sandbox.log) == before
+
+
+def test_an_answer_without_a_schema_is_a_text_of_its_own_row(frame, client, sandbox):
+    """Each text speaks of the row it is for."""
+    got = ds.apply(frame, ASK, layout="inline", rows_per_request=10, client=client, progress=False)
+    for text, answer in zip(frame["text"], got["answer"], strict=True):
+        assert text in answer
+    assert len(sandbox.log) == 1 + math.ceil(29 / 10)
+
+
+def test_the_shares_of_the_rows_are_the_bill(frame, client, sandbox, ticket):
+    """Costs and tokens of all rows together are what the server took, no more and no less."""
+    rows = frame.head(30)
+    got = ds.apply(rows, ASK, schema=ticket, rows_per_request=7, client=client, progress=False)
+    billed = sum(record.prompt_tokens + record.completion_tokens for record in sandbox.log)
+    assert got["tokens"].sum() == billed
+    assert got["cost_usd"].sum() == pytest.approx(sandbox.log.cost_usd)
+
+
+def test_a_refused_text_fails_alone(frame, client, sandbox, ticket):
+    """The pack is split until it is known whose text it is; the others get their answers, paid once."""
+    sandbox.faults = lambda ask: Fault("content_risk") if "number 17 is" in ask.text else None
+    got = ds.apply(frame, ASK, schema=ticket, rows_per_request=10, client=client, progress=False)
+    refused = frame["text"].str.contains("number 17 is")
+    assert (got.loc[refused, "status"] == "failed").all()
+    assert got.loc[refused, "error"].str.contains("ContentRefused").all()
+    assert (got.loc[~refused, "status"] == "done").all()
+    asked = [record for record in sandbox.log if record.status == 200]
+    assert len(asked) <= 1 + 3 + math.ceil(math.log2(10))
+
+
+def test_rows_behind_a_cut_are_asked_alone_and_those_before_it_are_not(frame, tmp_path, ticket):
+    """An answer cut at its limit of tokens has been paid for: what is whole in it counts."""
+    cut: list[int] = []
+
+    def engine(request):
+        made = engine_answer(request)
+        if '"answers"' not in made.text or cut:
+            return made
+        cut.append(1)
+        return Completion(made.text[: len(made.text) // 2], finish_reason="length")
+
+    with (
+        Sandbox(count="estimate", time_scale=100, engine=engine) as sandbox,
+        Client(
+            base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path, max_repairs=0
+        ) as client,
+    ):
+        rows = frame.head(9)
+        got = ds.apply(rows, ASK, schema=ticket, rows_per_request=8, client=client, progress=False)
+        assert (got["status"] == "done").all()
+        alone = len(sandbox.log) - 2  # the leader, and the pack
+        assert 1 <= alone < 8
+        assert got["cost_usd"].sum() == pytest.approx(sandbox.log.cost_usd)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace('"id":3,', '"id":4,'),
+        lambda text: text.replace('"id":3,', '"id":99,'),
+        lambda text: text.replace('"urgency":', '"urgent":', 1),
+        lambda text: "I would rather not.",
+    ],
+    ids=["an id twice", "an id of nobody", "a row of another shape", "no JSON"],
+)
+def test_a_bad_row_is_asked_alone_and_nobody_gets_anothers_answer(frame, tmp_path, ticket, spoil):
+    """Whatever is wrong with a pack's answer, each row ends up with the answer it gets alone."""
+
+    def engine(request):
+        made = engine_answer(request)
+        return Completion(spoil(made.text)) if '"answers"' in made.text else made
+
+    with (
+        Sandbox(count="estimate", time_scale=100, engine=engine) as sandbox,
+        Client(base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path) as client,
+    ):
+        got = ds.apply(frame, ASK, schema=ticket, rows_per_request=6, client=client, progress=False)
+        spent = sandbox.log.cost_usd
+        with Journal(tmp_path / "jobs.db") as journal:
+            (job,) = journal.jobs()
+            assert job.spent_usd == pytest.approx(spent)
+    alone = answers_of(frame, tmp_path, ticket)
+    pd.testing.assert_frame_equal(got[["label", "urgency", "status"]], alone[["label", "urgency", "status"]])
+
+
+def test_an_empty_account_loses_no_row_and_the_job_goes_on_from_its_files(frame, client, sandbox, ticket):
+    """It stops as any job does; what is left is asked, in packs, by ``jobs resume``."""
+    sandbox.faults = lambda ask: Fault("balance_402") if ask.index >= 3 else None
+    with pytest.raises(errors.BalanceExhausted) as stopped:
+        ds.apply(frame, ASK, schema=ticket, rows_per_request=5, job="packs", client=client, progress=False)
+    done = int((stopped.value.frame["status"] == "done").sum())
+    assert 0 < done < len(frame)
+    sandbox.faults = None
+    paid = [record.prompt_hash for record in sandbox.log if record.complete]
+    job = resume("packs", client=client)
+    job.result()
+    assert (job.frame()["status"] == "done").all()
+    later = [record.prompt_hash for record in sandbox.log if record.complete][len(paid) :]
+    left = 30 - (1 + 5 * (len(paid) - 1))
+    assert len(later) == 1 + math.ceil((left - 1) / 5)  # each run begins with a row alone
+
+
+def test_the_plan_of_packs_comes_true(ticket, tmp_path):
+    """Requests to the number, the bill within five percent."""
+    rows = pd.DataFrame(
+        {"text": [f"My {('card', 'cash')[n % 2]} number {n} is lost again" for n in range(401)]}
+    )
+    with (
+        Sandbox(cache_rule="strict", count="vocabulary", first_token_s=0.02) as server,
+        Client(base_url=server.base_url, api_key=server.api_key, data_dir=tmp_path / "p") as asker,
+    ):
+        plan = ds.plan(rows, ASK, schema=ticket, rows_per_request=10, client=asker)
+        assert len(server.log) == 0
+        out = ds.apply(plan, progress=False)
+        assert (out["status"] == "done").all()
+        log = list(server.log)
+        assert abs(len(log) - plan.requests) <= 1  # the first row goes alone
+        price = plan.price_off_peak
+        billed_usd = price.cost_usd(
+            hit_tokens=sum(r.cache_hit_tokens for r in log),
+            miss_tokens=sum(r.prompt_tokens - r.cache_hit_tokens for r in log),
+            output_tokens=sum(r.completion_tokens for r in log),
+        )
+        assert plan.cost_off_peak_usd == pytest.approx(billed_usd, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rows_per_request": 0}, "from 1 to 50"),
+        ({"rows_per_request": 51}, "from 1 to 50"),
+        ({"rows_per_request": "8"}, "from 1 to 50"),
+        ({"rows_per_request": 8, "answers": "numbers"}, "not by number"),
+    ],
+)
+def test_what_cannot_be_packed_is_told_before_anything_is_sent(frame, client, sandbox, ticket, options, said):
+    """In one sentence."""
+    with pytest.raises(errors.ConfigError, match=said):
+        ds.apply(frame, ASK, schema=ticket, client=client, progress=False, **options)
+    assert len(sandbox.log) == 0
