@@ -21,9 +21,10 @@ Theme = Literal["light", "dark"]
 Anchor = Literal["start", "middle", "end"]
 Points = Sequence[tuple[float, float]]
 
-WIDTH, EDGE, HEAD = 840, 26, 74
-PANEL, ACROSS, DOWN = 374, 40, 24
-TITLE, PLOT, FOOT = 30, 126, 20
+WIDTH, EDGE, HEAD = 660, 22, 72
+"""As wide as fits beside the side bar of a notebook: wider pictures are cut off there."""
+PANEL, ACROSS, DOWN = 294, 28, 20
+TITLE, PLOT, FOOT = 49, 120, 20
 """Heights within a panel: its title, what is drawn, the words below."""
 LETTER = 6.5
 """How wide a digit of a tick is, at most."""
@@ -91,7 +92,7 @@ def _panel(panel: Panel, left: float, top: float, gutter: float, colours: tuple[
     yield _text(left, top + 14, panel.title, colours[INK], size=13, bold=True)
     told = ", ".join(filter(None, (panel.told, panel.key)))
     if told:
-        yield _text(right, top + 14, told, colours[SOFT], size=11.5, anchor="end")
+        yield _text(left, top + 31, told, colours[SOFT], size=11.5)
     if panel.empty:
         yield f'<rect x="{left}" y="{first}" width="{PANEL}" height="{PLOT}" rx="6" fill="{colours[BAND]}"/>'
         middle = (left + right) / 2

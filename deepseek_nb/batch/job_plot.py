@@ -140,7 +140,7 @@ def _latency(latency: Histogram, bars: list[tuple[float, float, int]], status: s
     )
     return Panel(
         "Latency",
-        told if of_run else f"{told}, waiting included",
+        told if of_run else f"{told} with waiting",
         "",
         x,
         counts(1.18 * max(number for _, _, number in bars)),
@@ -205,7 +205,7 @@ def _why_nothing(status: str, figures: Progress) -> str:
         return "The frame has no rows."
     if status in GOING:
         return "Nothing yet."
-    return "Nothing was asked: all rows were finished before."
+    return "All rows were finished before."
 
 
 # ------------------------------------------------------------------------------------------ the figures

@@ -97,7 +97,7 @@ def logarithmic(least_s: float, most_s: float) -> Axis:
     >>> [label for _, label in logarithmic(0.1, 2.0).ticks]
     ['100 ms', '200 ms', '500 ms', '1 s', '2 s']
     """
-    room = max(0.06, 0.07 * math.log10(most_s / least_s), 0.5 * (0.5 - math.log10(most_s / least_s)))
+    room = max(0.06, 0.13 * math.log10(most_s / least_s), 0.5 * (0.5 - math.log10(most_s / least_s)))
     low, high = math.log10(least_s) - room, math.log10(most_s) + room
     told: list[tuple[float, str]] = []
     for parts in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
