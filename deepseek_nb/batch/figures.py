@@ -5,10 +5,11 @@ from __future__ import annotations
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.core.events import DOWN_AFTER_S, duration
 
-__all__ = ["figures_of", "headline", "markdown_of", "sparkline", "text_of", "trouble"]
+__all__ = ["GOING", "figures_of", "headline", "markdown_of", "sparkline", "text_of", "trouble"]
 
 UNKNOWN = "–"
 GOING = ("running", "paused", "cancelling")
+"""The status of a job that has not ended."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKS = 40
 """How long a line of blocks may be."""

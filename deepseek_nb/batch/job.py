@@ -16,14 +16,17 @@ import numpy as np
 import pandas as pd
 
 from deepseek_nb.adapters.journal import ItemRow, Journal
+from deepseek_nb.batch.chart import Theme
 from deepseek_nb.batch.figures import markdown_of, text_of
 from deepseek_nb.batch.frames_io import FrameForm
+from deepseek_nb.batch.job_plot import JobPlot
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S, JobRun
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import DeepSeekError, NotReady, StoreFailed
+from deepseek_nb.core.histogram import Histogram
 from deepseek_nb.core.notices import warn
 
 __all__ = ["Job", "JobIncomplete", "JobStatus", "Prepared", "StillRunning", "live_jobs"]
@@ -179,6 +182,19 @@ class Job:
         >>> job.to_parquet("risk.parquet")                                   # doctest: +SKIP
         """
         self._prepared.form.write_parquet(self._pandas(), path)
+
+    def plot(self, *, theme: Theme = "light") -> JobPlot:
+        """How it has gone up to now: latencies, rows a second, rows at the server and dollars over time.
+
+        A picture in a notebook, text elsewhere; needs no plotting library. Of the run that this handle
+        began, and of one size however long it takes; where every row was finished before, there are the
+        latencies, read from the disk. ``theme="dark"`` is for a dark page. The figures themselves are
+        ``plot().over_time`` and ``plot().latency``, two frames.
+
+        >>> job.plot().save("risk.svg")                                      # doctest: +SKIP
+        """
+        kept = None if self._prepared.pending else _latencies(self._final())
+        return JobPlot(self.name, self.status, self.progress, self.error, latency=kept, theme=theme)
 
     def _pandas(self) -> pd.DataFrame:
         return self._final() if self._ended.is_set() else self._build()
@@ -409,6 +425,15 @@ class Job:
             "text/plain": "\n".join([f"Job {self.name!r}", *text_of(status, figures, error)]),
             "text/markdown": markdown_of(self.name, status, figures, error),
         }
+
+
+def _latencies(frame: pd.DataFrame) -> Histogram:
+    """Those of the answers in a job's frame, rows that share one with an earlier row left out."""
+    latency = Histogram()
+    asked = (frame["status"] == "done") & ~frame["cached"].fillna(value=True).astype(bool)
+    for latency_s in frame.loc[asked, "latency_s"]:
+        latency.add(latency_s)
+    return latency
 
 
 def live_jobs() -> list[Job]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+from deepseek_nb.batch.history import History, Sample
 from deepseek_nb.batch.pace import Pace
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Usage
@@ -76,6 +77,10 @@ class Progress:
     """Of those, found in the server's prefix cache: a fraction of the price."""
     pace: Pace = field(default_factory=Pace)
     """How fast rows are finished, and the curve of it."""
+    history: History = field(default_factory=History)
+    """How it went from the start to the last tick."""
+    wire_s: float = 0.0
+    """Seconds that rows of this run spent at the server, added up."""
     money: Budget | None = None
     """The job's budget."""
 
@@ -149,13 +154,28 @@ class Progress:
 
     def tick(self, passed_s: float) -> None:
         """So many seconds have passed; those of a pause count neither as patience nor for the rate."""
+        if not self.history.samples:
+            self.history.note(self.sample())
         self.elapsed_s += passed_s
+        self.wire_s += passed_s * self.on_the_wire
         if self.paused:
             self.paused_s += passed_s
             if self.trouble_s is not None:
                 self.trouble_s += passed_s
         else:
             self.pace.note(self.worked_s, self.finished - self.already)
+        self.history.note(self.sample())
+
+    def sample(self) -> Sample:
+        """How far this run is now."""
+        return Sample(
+            self.elapsed_s,
+            self.finished - self.already,
+            self.wire_s,
+            self.limit,
+            self.cost_usd,
+            self.paused_s,
+        )
 
     def answered(self, latency_s: float, usage: Usage) -> None:
         """An answer came, so long after its request was sent."""

@@ -42,6 +42,10 @@ class Histogram:
                 break
         return self._LEAST_S * math.exp(bin_number * self._RATIO)
 
+    def begin_s(self, bin_number: int) -> float:
+        """Where a bin begins; it ends where the next one does."""
+        return self._LEAST_S * math.exp((bin_number - 0.5) * self._RATIO)
+
     def merge(self, other: Histogram) -> None:
         """Take in all that ``other`` took."""
         self.count += other.count

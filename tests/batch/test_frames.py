@@ -129,6 +129,20 @@ def test_a_frame_of_missing_values_is_one_error(client, sandbox, empty):
     assert len(sandbox.log) == 0
 
 
+def test_categories_without_a_value_or_a_row(client, sandbox, ticket):
+    """A category that no row has asks nothing; a row that has none fails alone, whatever its index says."""
+    frame = pd.DataFrame(
+        {"text": pd.Categorical(["card", None, "cash", "card"], categories=["cash", "card", "unused"])},
+        index=pd.DatetimeIndex(["2026-01-01", None, None, "2026-01-01"]),
+    )
+    out = run(frame, client, schema=ticket)
+    assert out["status"].tolist() == ["done", "failed", "done", "done"]
+    assert out["label"].isna().tolist() == [False, True, False, False]
+    assert out["label"].dropna().tolist() == ["card", "cash", "card"]
+    assert out.index.equals(frame.index)
+    assert len(sandbox.log) == 2
+
+
 def test_columns_may_have_any_name(client, ticket):
     """Numbers, tuples, dates, the same name twice: what the template names is found."""
     odd = pd.DataFrame(
