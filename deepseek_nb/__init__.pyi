@@ -3,6 +3,8 @@ from typing import Any
 from deepseek_nb.adapters.joblib_backend import memory as memory
 from deepseek_nb.batch.apply import apply as apply
 from deepseek_nb.batch.job import Job as Job
+from deepseek_nb.batch.plan import Plan as Plan
+from deepseek_nb.batch.plan import plan as plan
 from deepseek_nb.batch.submit import submit as submit
 from deepseek_nb.client.aio import AsyncClient as AsyncClient
 from deepseek_nb.client.routes import Route as Route

@@ -34,6 +34,13 @@ class DeepSeekAccessor:
         """
         return import_module("deepseek_nb.batch.submit").submit(self._frame, template, **options)
 
+    def plan(self, template: str, **options: Any) -> Any:
+        """What ``apply`` would send and cost; nothing is sent: see :func:`deepseek_nb.plan`.
+
+        >>> df.deepseek.plan("Rate {{purpose}}", schema=Risk)                     # doctest: +SKIP
+        """
+        return import_module("deepseek_nb.batch.plan").plan(self._frame, template, **options)
+
     def to_csv(self, path: Any = None, *, escape_formulas: bool = True, **options: Any) -> Any:
         """Write the frame as ``DataFrame.to_csv`` does, with no text that a spreadsheet takes for a formula.
 

@@ -7,15 +7,18 @@ from typing import Any, Literal, TypeVar, cast
 from narwhals.typing import IntoDataFrame
 from tqdm.auto import tqdm
 
+from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, JobIncomplete
+from deepseek_nb.batch.plan import Plan, call_of
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S
 from deepseek_nb.batch.spec import ROW_PRIORITY
-from deepseek_nb.batch.submit import JobCall, begin
+from deepseek_nb.batch.submit import begin
 from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.form import Structured
+from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 from deepseek_nb.core.notices import warn
 
 __all__ = ["JobIncomplete", "apply", "watch"]
@@ -26,8 +29,8 @@ Frame = TypeVar("Frame", bound=IntoDataFrame)
 
 
 def apply(
-    frame: Frame,
-    template: str,
+    frame: Frame | Plan,
+    template: str | Plan | None = None,
     *,
     schema: Any = None,
     into: str | None = None,
@@ -48,6 +51,9 @@ def apply(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    layout: Layout = "auto",
+    answers: Literal["json", "numbers"] = "json",
+    cache_block: int = BLOCK_TOKENS,
     when: When | None = None,
     progress: bool = True,
     client: Client | None = None,
@@ -71,6 +77,13 @@ def apply(
     job. ``priority`` is 1 to 5 (bulk rides low, so that single questions pass). ``retry_failed``
     asks failed rows once more. A row with an empty value in a named column fails by itself
     (``missing="empty"``: it is asked with nothing in its place).
+
+    ``layout`` says how a row is sent: "keyed" (the template once, in the system message; the row as JSON with
+    its fields' names), "compact" (its values only, the names once), "inline" (the template filled for each
+    row). "auto" is "keyed", but "inline" for a template without words of its own (``{{prompt}}``) or with
+    paths (``{{user.name}}``). ``answers="numbers"`` has the options of a schema named by number. The static
+    beginning is filled up to ``cache_block`` tokens (0: it is not). What that saves: docs/cost.md, and
+    :func:`deepseek_nb.plan`, whose plan may stand here for frame and template.
 
     ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model
@@ -97,7 +110,7 @@ def apply(
     """
     given = locals()  # all arguments, by name
     show = given.pop("progress")
-    running = begin(JobCall(**given), alone=False)
+    running = begin(call_of(given), alone=False)
     interrupted = watch(running, show=show)
     if not interrupted or running.error is not None:
         return cast("Frame", running.result())

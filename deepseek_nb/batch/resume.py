@@ -8,28 +8,30 @@ and by the model itself when the call that began the job reads it.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any
 
 import pandas as pd
 
 from deepseek_nb.adapters.journal import JobRow, Journal
-from deepseek_nb.adapters.settings import parse_patience_s
 from deepseek_nb.batch.apply import watch
+from deepseek_nb.batch.call import user_of
+from deepseek_nb.batch.form import INLINE, form_of
 from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
 from deepseek_nb.batch.frames_io import FrameForm
-from deepseek_nb.batch.hours import Hours, When
+from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared
+from deepseek_nb.batch.numbered import NumberedSchema
 from deepseek_nb.batch.progress import Progress
-from deepseek_nb.batch.rows import Rows
-from deepseek_nb.batch.run import JobRun
+from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
+from deepseek_nb.batch.rows import Rows, kept_rows
 from deepseek_nb.batch.spec import JobSpec
-from deepseek_nb.batch.submit import job_budget, standing
 from deepseek_nb.client.schema_columns import Column
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError, JobMismatch
+from deepseek_nb.core.template import Template
 
 __all__ = ["job_frame", "resume", "work_off"]
 
@@ -57,42 +59,36 @@ def resume(
         spec = _spec(there)
         if spec.digest(client.aio) != there.digest:
             raise _other(there, spec.meta(client.aio))
-        hours = Hours.of(
-            when or settings.when,
-            client.aio.prices,
-            spec.model or settings.model,
-            lambda: client.aio.now_utc(),
-        )
-        patience_s = settings.patience_s if patience is None else parse_patience_s(patience)
+        hours = hours_of(client, when, spec.model)
         budget = job_budget(client, budget_usd, journal, name, there)
         prompts = list(journal.prompts(name))
-        make_errand = spec.errands(
+        asking = spec.errands(
             client.aio,
-            user_id=f"job-{blake2b(name.encode(), digest_size=8).hexdigest()}",
+            user_id=user_of(name),
             priority=min((each.priority for each in prompts), default=2),
             budget=budget,
         )
         keys = [each.key for each in prompts]
-        bodies = {each.key: each.body for each in prompts}
-        journal.open_job(name, there.digest, there.meta, ())
-        if retry_failed:
-            journal.retry_failed(name)
-        progress, pending = standing(journal, name, keys)
-        if any(make_errand(bodies[key], None).key != key for key in pending):
+        rows = kept_rows([each.body for each in prompts], spec.form)
+        written_down(journal, name, spec, client, ())
+        progress, pending = standing(journal, name, keys, budget, retry_failed=retry_failed)
+        bodies = dict(zip(keys, rows.prompts, strict=True))
+        if any(asking(bodies[key], None).key != key for key in pending):
             raise _other(there, spec.meta(client.aio))
-        progress.money = budget
-        run = JobRun(
-            client.aio,
+        run = job_run(
+            client,
             journal,
             name,
+            spec,
+            asking,
+            rows,
+            keys,
             pending,
-            make_errand,
             progress,
-            patience_s=patience_s,
-            check=spec.schema.parse if spec.schema else None,
+            patience=patience,
             hours=hours,
         )
-        frame_of = partial(_frame, [each.body for each in prompts], keys, spec.schema)
+        frame_of = partial(_frame, replace(rows, values=()), keys, spec.schema)
         columns = (Column(_prompt_name(spec.schema), (), "string"), *frame_columns(spec.schema, None))
         form = FrameForm(pd.DataFrame(), columns)
         again = partial(
@@ -125,17 +121,20 @@ def work_off(name: str, *, progress: bool = True, **options: Any) -> tuple[Progr
 def job_frame(journal: Journal, name: str) -> pd.DataFrame:
     """A job's rows in their order: ``prompt``, the answer's columns and what is told about each row.
 
+    The prompt is the filled template, in whatever form the row was sent.
+
     Sends nothing. Raises ConfigError where there is no job of that name.
     """
-    schema = _spec(_job(journal, name)).schema
+    spec = _spec(_job(journal, name))
     prompts = list(journal.prompts(name))
-    return _frame([each.body for each in prompts], [each.key for each in prompts], schema, journal.rows(name))
+    rows = Rows([each.body for each in prompts], range(len(prompts)), {}, spec.form)
+    return _frame(rows, [each.key for each in prompts], spec.schema, journal.rows(name))
 
 
-def _frame(bodies: list[str], keys: list[str], schema: Schema | None, ledger: Any) -> pd.DataFrame:
-    rows = Rows(bodies, range(len(bodies)), {})
-    frame = build_frame(pd.RangeIndex(len(bodies)), rows, keys, ledger, schema, None)
-    frame.insert(0, _prompt_name(schema), pd.Series(bodies, index=frame.index, dtype="str"))
+def _frame(rows: Rows, keys: list[str], schema: Schema | None, ledger: Any) -> pd.DataFrame:
+    frame = build_frame(pd.RangeIndex(len(keys)), rows, keys, ledger, schema, None)
+    prompts = pd.Series(rows.form.filled(rows.prompts), index=frame.index, dtype="str")
+    frame.insert(0, _prompt_name(schema), prompts)
     return frame
 
 
@@ -151,17 +150,23 @@ def _job(journal: Journal, name: str) -> JobRow:
 
 
 def _spec(there: JobRow) -> JobSpec:
+    """What the job asks, by what is written beside its name. One without a layout sends rows as they are."""
     meta = there.meta
-    schema = meta.get("schema")
+    template, told = str(meta.get("template")), meta.get("schema")
+    layout, answers = meta.get("layout", "inline"), meta.get("answers", "json")
+    schema = None if told is None else Schema.of(told)
     return JobSpec(
-        str(meta.get("template")),
-        None if schema is None else Schema.of(schema),
+        template,
+        NumberedSchema(schema) if schema is not None and answers == "numbers" else schema,
         meta.get("system"),
         meta.get("model"),
         bool(meta.get("thinking")),
         meta.get("temperature"),
         meta.get("max_tokens"),
         meta.get("structured", "json"),
+        answers,
+        meta.get("block", 0),
+        INLINE if layout == "inline" else form_of(Template(template), (), layout),
     )
 
 

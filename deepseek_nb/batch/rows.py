@@ -1,30 +1,37 @@
-"""A frame's rows as prompts: rendered, checked and made distinct before anything is sent."""
+"""A frame's rows as prompts: read, checked, made distinct and put in order before anything is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import pandas as pd
 
+from deepseek_nb.batch.form import Form, Layout, compact_json, form_of
 from deepseek_nb.core.errors import FrameError, TemplateError
+from deepseek_nb.core.layout.arrange import Arrangement, arrange, as_given
+from deepseek_nb.core.layout.order import distinct
 from deepseek_nb.core.template import Template
 
-__all__ = ["Rows", "read_rows"]
+__all__ = ["Rows", "kept_rows", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The prompts of a frame.
 
-    ``prompts`` are distinct, in the order they first come; ``row_prompt[i]`` is the position of row
-    ``i``'s prompt, or -1 where the row cannot be asked; ``problems[i]`` then says why.
+    ``prompts`` are distinct, as ``form`` keeps them, in the order they first come; ``row_prompt[i]`` is the
+    position of row ``i``'s prompt, or -1 where the row cannot be asked; ``problems[i]`` then says why.
+    ``values`` are the same rows as columns of JSON texts, one for each field; none for inline prompts.
     """
 
     prompts: Sequence[str]
     row_prompt: Sequence[int]
     problems: dict[int, str]
+    form: Form
+    values: Sequence[Sequence[str]] = field(compare=False, repr=False, default=())
 
     def without(self, unfit: Mapping[int, str]) -> Rows:
         """The same frame, where the prompts at these positions cannot be asked, for the reason given."""
@@ -36,15 +43,46 @@ class Rows:
         for row, place in enumerate(self.row_prompt):
             if place in unfit:
                 problems[row] = unfit[place]
-        return Rows(
-            [self.prompts[place] for place in kept],
-            [moved.get(place, -1) for place in self.row_prompt],
-            problems,
+        return replace(
+            self,
+            prompts=[self.prompts[place] for place in kept],
+            row_prompt=[moved.get(place, -1) for place in self.row_prompt],
+            problems=problems,
+            values=[[column[place] for place in kept] for column in self.values],
         )
 
+    def arranged(
+        self, places: Sequence[int], count: Callable[[str], int], *, prefix_tokens: int, block: int
+    ) -> Arrangement:
+        """How the prompts at these places are sent, so that the server's cache has the most of them.
 
-def read_rows(frame: pd.DataFrame, template: str, *, missing: Literal["fail", "empty"] = "fail") -> Rows:
-    """Fill the template from every row of ``frame``.
+        ``count`` tells the tokens of a text, ``prefix_tokens`` is what stands before a row. Positions in
+        the arrangement are those in ``places``.
+        """
+        if not self.values:
+            return as_given(len(places), 0)
+        columns = self.values
+        if len(places) < len(self.prompts):
+            columns = [[column[place] for place in places] for column in columns]
+
+        def heads(row: int, order: Sequence[int]) -> list[int]:
+            prompt = self.prompts[places[row]]
+            return [
+                count(replace(self.form, order=tuple(order[:upto])).message(prompt))
+                for upto in range(1, len(order) + 1)
+            ]
+
+        return arrange(columns, self.form.extra_chars(), heads, prefix_tokens=prefix_tokens, block=block)
+
+
+def read_rows(
+    frame: pd.DataFrame,
+    template: str,
+    *,
+    missing: Literal["fail", "empty"] = "fail",
+    layout: Layout = "inline",
+) -> Rows:
+    """Read what the template names from every row of ``frame``, in the form of ``layout``.
 
     A row with an empty value (None, NaN, NA, NaT) in a column the template names is not asked
     (``missing="fail"``), or asked with nothing in its place (``"empty"``). Equal prompts are one.
@@ -62,31 +100,88 @@ def read_rows(frame: pd.DataFrame, template: str, *, missing: Literal["fail", "e
         )
     columns = [str(column) for column in frame.columns]
     compiled.check(columns)
-    wanted = [
-        place
-        for place, column in enumerate(columns)
-        if column in compiled.names or _is_root(column, compiled)
-    ]
-    fill = compiled.compile([columns[place] for place in wanted])
-    prompts: dict[str, int] = {}
-    row_prompt: list[int] = []
+    form = form_of(compiled, columns, layout)
+    inline = form.layout == "inline"
     problems: dict[int, str] = {}
-    values = [frame.iloc[:, place].tolist() for place in wanted]
-    for number, row in enumerate(zip(*values, strict=True)):
-        try:
-            prompt = fill(row)
-        except TemplateError as why:
-            problems[number] = f"TemplateError: {why.message}"
-            row_prompt.append(-1)
-        else:
-            row_prompt.append(prompts.setdefault(prompt, len(prompts)))
-    if not prompts and len(frame):
+    values = (_filled if inline else _values)(frame, compiled, columns, problems)
+    asked: Sequence[int] = range(len(frame))
+    if problems:
+        asked = [row for row in asked if row not in problems]
+        values = [[column[row] for row in asked] for column in values]
+    if not asked and len(frame):
         raise FrameError(
             f"No row can be asked. {next(iter(problems.values()))}",
             hint="Fill the column, or pass missing='empty'. Nothing was sent.",
         )
-    return Rows(list(prompts), row_prompt, problems)
+    firsts, which = distinct(values[0] if len(values) == 1 else zip(*values, strict=True))
+    values = [[column[row] for row in firsts] for column in values]
+    row_prompt = which
+    if problems:
+        row_prompt = [-1] * len(frame)
+        for row, number in zip(asked, which, strict=True):
+            row_prompt[row] = number
+    if inline:
+        return Rows(values[0], row_prompt, problems, form)
+    return Rows(_bodies(values, form), row_prompt, problems, form, values)
 
 
-def _is_root(column: str, template: Template) -> bool:
-    return any(name.split(".")[0].split("[")[0] == column for name in template.names)
+def kept_rows(prompts: Sequence[str], form: Form) -> Rows:
+    """The rows of a job by its own prompts, as they are written down; one row for each."""
+    columns: Sequence[Sequence[str]] = ()
+    if form.layout != "inline":
+        kept = [json.loads(prompt) for prompt in prompts]
+        columns = [[compact_json(row[name]) for row in kept] for name in form.fields]
+    return Rows(prompts, range(len(prompts)), {}, form, columns)
+
+
+def _filled(
+    frame: pd.DataFrame, template: Template, columns: list[str], problems: dict[int, str]
+) -> list[list[str]]:
+    """The filled template of every row, as one column."""
+    wanted = [
+        place for place, column in enumerate(columns) if column in template.names or column in template.fields
+    ]
+    fill = template.compile([columns[place] for place in wanted])
+    prompts: list[str] = []
+    values = [frame.iloc[:, place].tolist() for place in wanted]
+    for number, row in enumerate(zip(*values, strict=True)):
+        try:
+            prompts.append(fill(row))
+        except TemplateError as why:
+            problems[number] = f"TemplateError: {why.message}"
+            prompts.append("")
+    return [prompts]
+
+
+def _values(
+    frame: pd.DataFrame, template: Template, columns: list[str], problems: dict[int, str]
+) -> list[list[str]]:
+    """The values of every field as JSON texts, a column for each field."""
+    texts: list[list[str]] = []
+    for place, read in template.readers(columns):
+        known: dict[Any, str] = {}
+        column: list[str] = []
+        for number, value in enumerate(frame.iloc[:, place].tolist()):
+            name: Any = value if type(value) is str else (type(value), value)
+            try:
+                text = known.get(name)
+            except TypeError:  # a list or the like: never the same twice
+                name, text = None, None
+            if text is None:
+                try:
+                    text = compact_json(read(value))
+                except TemplateError as why:
+                    problems.setdefault(number, f"TemplateError: {why.message}")
+                    text = "null"
+                if name is not None and number not in problems:
+                    known[name] = text
+            column.append(text)
+        texts.append(column)
+    return texts
+
+
+def _bodies(texts: list[list[str]], form: Form) -> list[str]:
+    """Rows as they are kept: compact JSON, the fields in the template's order."""
+    heads = [compact_json(name) + ":" for name in form.fields]
+    pieces = [[head + text for text in column] for head, column in zip(heads, texts, strict=True)]
+    return [f"{{{','.join(row)}}}" for row in zip(*pieces, strict=True)]

@@ -23,6 +23,7 @@ from typing import Any
 from deepseek_nb.adapters.journal import Item, ItemRow, Journal
 from deepseek_nb.batch.hours import Hours
 from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.waves import Waves
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.watchdog import Limits
@@ -86,6 +87,7 @@ class JobRun:
         *,
         patience_s: float,
         check: Callable[[Answer], Any] | None = None,
+        waves: Waves | None = None,
         hours: Hours | None = None,
     ) -> None:
         self.client = client
@@ -95,6 +97,7 @@ class JobRun:
         self.progress = progress
         self.patience_s = patience_s
         self.check = check
+        self.waves = waves or Waves()
         self.hours = hours
         self.stopped_by: DeepSeekError | None = None
         self._todo: deque[str] = deque(keys)
@@ -253,7 +256,8 @@ class JobRun:
         if store is not None and probe.look_up:
             kept = await asyncio.to_thread(store.get_many, [item.key for item in items], probe.ttl_s)
         acks: list[tuple[Item, str, float | None]] = []
-        for item in items:
+        turn = {key: place for place, key in enumerate(keys)}  # they come in the order they were written down
+        for item in sorted(items, key=lambda item: turn[item.key]):
             if (found := kept.get(item.key)) is not None and self._fits(found):
                 acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
             else:
@@ -383,7 +387,11 @@ class JobRun:
                 return
             if self._queue.qsize() < CLAIM_ROWS:
                 self._hungry.set()
-            await self._one(item)
+            await self.waves.turn(item.key)
+            try:
+                await self._one(item)
+            finally:
+                self.waves.back(item.key)
 
     async def _one(self, item: Item) -> DeepSeekError | None:
         """Take one row to its end, through pauses; gives the row's error, if any."""
@@ -434,6 +442,7 @@ class JobRun:
             del self._on_the_wire[task]
         if self._leading:
             self._whole = self._borne(errand, answer)
+        self.waves.hear(item.key, item.body, answer)
         paid_usd = 0.0 if answer.cached else answer.cost_usd
         text = json.dumps({**answer.to_json(), "cached": answer.cached}, ensure_ascii=False)
         self._on_the_wire[task] = True

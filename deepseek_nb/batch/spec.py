@@ -5,29 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
+from deepseek_nb.batch.form import INLINE, Form, compact_json
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.chat import Message, canonical_json
+from deepseek_nb.core.call import Leg
+from deepseek_nb.core.chat import ChatRequest, Message, Usage, canonical_json
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.form import Structured
+from deepseek_nb.core.layout.estimate import scale_of
+from deepseek_nb.core.layout.prefix import BLOCK_TOKENS, Prefix, padded
 from deepseek_nb.core.retry import RetryPolicy
 
-__all__ = ["JobSpec"]
+__all__ = ["Asking", "JobSpec"]
 
 ROW_PRIORITY = 2
 ROW_MAX_TOKENS = 1024
 PLACEHOLDER = "row"
 LONG_CHARS = 500_000
 """Shorter prompts fit any context there is; longer ones are counted."""
+MARGIN_TOKENS = 12
+"""How far padding overshoots a block where tokens are estimated."""
+EXACT_TOKENS = 8
+"""A count that is off by no more than this, for a whole prompt, is a count and no estimate."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Template, schema, model and parameters of a job. Two jobs of one name must agree in all of it."""
+    """Template, form, schema, model and parameters of a job. Two jobs of one name must agree in all of it.
+
+    ``block`` is the block of the server's cache that the static beginning is filled up to; 0: it is not.
+    """
 
     template: str
     schema: Schema | None
@@ -37,10 +48,17 @@ class JobSpec:
     temperature: float | None = None
     max_tokens: int | None = None
     structured: Structured = "json"
+    answers: Literal["json", "numbers"] = "json"
+    block: int = BLOCK_TOKENS
+    form: Form = INLINE
 
     def meta(self, client: AsyncClient) -> dict[str, Any]:
-        """What the journal writes beside the job's name; every value counts for :meth:`digest`."""
-        return {
+        """What the journal writes beside the job's name; every value counts for :meth:`digest`.
+
+        The order of fields and the length of the padding are not in it: they change with the rows, and
+        what they say is the same.
+        """
+        told = {
             "template": self.template,
             "schema": self.schema.json_schema if self.schema else None,
             "model": self.model or client.settings.model,
@@ -51,6 +69,12 @@ class JobSpec:
             "max_tokens": self.max_tokens,
             **({} if self.structured == "json" else {"structured": self.structured}),
         }
+        if self.form.layout != "inline":
+            told["layout"] = self.form.layout
+            told["block"] = self.block
+        if self.answers != "json":
+            told["answers"] = self.answers
+        return told
 
     def digest(self, client: AsyncClient) -> str:
         """Names the work: a job of the same name with another digest is other work."""
@@ -66,43 +90,148 @@ class JobSpec:
         cache: bool | None = None,
         budget: Budget | None = None,
         fallback: Any = None,
-    ) -> Callable[[str, Callable[[CallEvent], None] | None], Errand]:
-        """A function that gives the errand for a row's prompt, checked once here for all rows.
+    ) -> Asking:
+        """What gives the errand for a row's prompt, checked once here for all rows.
 
         Instruction and schema go first and are the same for every row; the row comes last, in a
         message of its own. Thinking is off unless asked for: it only adds to the bill of row work.
         """
-        first = client.prepare(
-            PLACEHOLDER,
-            schema=self.schema,
-            structured=self.structured,
-            system=self.system,
-            model=self.model,
-            thinking=self.thinking,
-            temperature=self.temperature,
-            max_tokens=self.max_tokens or (None if self.thinking else ROW_MAX_TOKENS),
-            priority=priority,
-            ttl_s=ttl_s,
-            cache=cache,
-            budget=budget,
-            user_id=user_id,
-            fallback=fallback,
-            policy=RetryPolicy(
-                patience_s=None,
-                max_faults=client.settings.max_faults,
-                max_repairs=client.settings.max_repairs,
-                most_tokens=client.most_tokens(self.model or client.settings.model),
-            ),
+        numbers = self.answers == "numbers"
+
+        def prepare(form: Form) -> Errand:
+            system = "\n\n".join(part for part in (self.system, form.instruction()) if part)
+            made = client.prepare(
+                PLACEHOLDER,
+                schema=self.schema,
+                structured=self.structured,
+                system=system or None,
+                model=self.model,
+                thinking=self.thinking,
+                temperature=self.temperature,
+                max_tokens=self.max_tokens or (None if self.thinking else ROW_MAX_TOKENS),
+                priority=priority,
+                ttl_s=ttl_s,
+                cache=cache,
+                budget=budget,
+                user_id=user_id,
+                fallback=fallback,
+                policy=RetryPolicy(
+                    patience_s=None,
+                    max_faults=client.settings.max_faults,
+                    max_repairs=client.settings.max_repairs,
+                    most_tokens=client.most_tokens(self.model or client.settings.model),
+                ),
+            )
+            return replace(made, request=replace(made.request, json_mode=False)) if numbers else made
+
+        block = 0 if self.form.layout == "inline" else self.block
+        return Asking(client, self.form.given, prepare, block)
+
+
+class Asking:
+    """Makes the errand of a row; calling it is all that is needed.
+
+    A row's key is that of the plain request: fields in the template's order, and a note of the block
+    in place of the filler. So the same row has the same key, however it is sent.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        form: Form,
+        prepare: Callable[[Form], Errand],
+        block: int,
+    ) -> None:
+        self.form = form
+        self._given = form
+        self._client = client
+        self._prepare = prepare
+        self._plain = self._sent = plain = prepare(form)
+        self._block = block
+        self._count: Callable[[str], int] | None = None
+        self._route = client.settings.route_name
+        self._again: Callable[[ChatRequest], tuple[Leg, ...]] | None = client.other_legs(plain)
+        self._head = self._key_head = plain.request.messages[:-1]
+        self.prefix: Prefix | None = None
+        """The static beginning as it is sent, where tokens are counted."""
+        self._calibrated = False
+        self._reach = self._function_tokens = 0
+        if block:
+            first = self._key_head[0]
+            noted = Message(first.role, f"{first.content}\n[filled up to {block} tokens]")
+            self._key_head = (noted, *self._key_head[1:])
+
+    def static_tokens(self, count: Callable[[str], int]) -> int:
+        """Tokens of what stands before the row, as it is without filler."""
+        head = sum(padded(message.content, count, block=0).tokens for message in self._head[:1])
+        return head + self._counted_function(count)
+
+    def send_as(self, form: Form, count: Callable[[str], int], reach: int = 0) -> None:
+        """Send the fields in this order, behind a static beginning that is filled up to whole blocks.
+
+        ``count`` tells the tokens of a text; a block ends ``reach`` tokens into the row. Keys stay the same.
+        """
+        if form != self.form:
+            self.form, self._sent = form, self._prepare(form)
+        self._head = self._sent.request.messages[:-1]
+        self._count, self._reach = count, reach
+        self._function_tokens = self._counted_function(count)
+        if self._head:
+            self._fill(1.0, 0, 0)
+
+    def __call__(self, prompt: str, on_event: Callable[[CallEvent], None] | None = None) -> Errand:
+        """The errand for one row, as the form keeps it. Raises ContextTooLong for one that is too long."""
+        plain = replace(self._plain.request, messages=(*self._key_head, Message("user", prompt)))
+        key = plain.fingerprint(self._route)
+        if self.form.layout == "inline":
+            request = plain
+        else:
+            message = Message("user", self.form.message(prompt))
+            request = replace(self._sent.request, messages=(*self._head, message))
+        if len(prompt) > LONG_CHARS:
+            self._client.refuse_what_cannot_fit(request)
+        made = replace(self._sent, request=request, key=key, on_event=on_event)
+        return replace(made, fallbacks=self._again(self._elsewhere(prompt))) if self._again else made
+
+    def _elsewhere(self, prompt: str) -> ChatRequest:
+        """The request as another server is asked: nothing is arranged or filled for its cache."""
+        message = Message("user", self._given.message(prompt))
+        return replace(self._plain.request, messages=(*self._plain.request.messages[:-1], message))
+
+    def calibrate(self, prompt: str, usage: Usage) -> bool:
+        """Correct the padding by what the server counted for a row, once; whether it changed.
+
+        What was sent before is not asked again for it: filler is not part of a row's key.
+        """
+        if self.prefix is None or self._count is None or self._calibrated or usage.estimated:
+            return False
+        self._calibrated = True
+        counted = self.prefix.tokens + self._count(self.form.message(prompt)) + 2
+        off = usage.prompt_tokens - counted
+        if not off or not usage.prompt_tokens:
+            return False
+        before = self.prefix.text
+        if abs(off) <= EXACT_TOKENS or self._function_tokens:  # how a function is told is not documented
+            self._fill(1.0, off, 0)
+        else:
+            self._fill(scale_of(usage.prompt_tokens, counted), 0, MARGIN_TOKENS)
+        return self.prefix.text != before
+
+    def _counted_function(self, count: Callable[[str], int]) -> int:
+        """Tokens of the function that answers are asked for by, which stands before all messages."""
+        form = self._plain.request.form
+        return 0 if form is None else count(compact_json(form.fields()["tools"]))
+
+    def _fill(self, scale: float, offset_tokens: int, margin_tokens: int) -> None:
+        assert self._count is not None  # noqa: S101 (asked before)
+        system = self._sent.request.messages[0]
+        self.prefix = padded(
+            system.content,
+            self._count,
+            block=self._block,
+            reach=self._reach,
+            scale=scale,
+            offset_tokens=offset_tokens + self._function_tokens,
+            margin_tokens=margin_tokens,
         )
-        head, route = first.request.messages[:-1], client.settings.route_name
-        again = client.other_legs(first)
-
-        def errand(prompt: str, on_event: Callable[[CallEvent], None] | None = None) -> Errand:
-            messages = (*head, Message("user", prompt))
-            request = replace(first.request, messages=messages)
-            if len(prompt) > LONG_CHARS:
-                client.refuse_what_cannot_fit(request)
-            made = replace(first, request=request, key=request.fingerprint(route), on_event=on_event)
-            return replace(made, fallbacks=again(request)) if again else made
-
-        return errand
+        self._head = (Message(system.role, self.prefix.text), *self._sent.request.messages[1:-1])

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Literal
 
 import pandas as pd
 from narwhals.typing import IntoDataFrame
 
-from deepseek_nb.adapters.journal import JobRow, Journal
-from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
-from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
-from deepseek_nb.batch.frames_io import FrameForm, as_pandas
-from deepseek_nb.batch.hours import Hours, When
+from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.batch.call import OPTIONS, JobCall, fitting, work_of
+from deepseek_nb.batch.form import Layout
+from deepseek_nb.batch.frame import build_frame, frame_columns
+from deepseek_nb.batch.frames_io import FrameForm
+from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
-from deepseek_nb.batch.progress import Progress
-from deepseek_nb.batch.rows import Rows, read_rows
-from deepseek_nb.batch.run import JobRun, MakeErrand
-from deepseek_nb.batch.spec import ROW_PRIORITY, JobSpec
+from deepseek_nb.batch.plan import Plan, call_of
+from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
+from deepseek_nb.batch.rows import Rows
+from deepseek_nb.batch.spec import ROW_PRIORITY
 from deepseek_nb.client.schema_columns import Nested
-from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
-from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, ContextTooLong, JobRunning
+from deepseek_nb.core.errors import JobRunning
 from deepseek_nb.core.form import Structured
+from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 from deepseek_nb.session import default_client
 
-__all__ = ["JobCall", "begin", "job_budget", "standing", "submit"]
+__all__ = ["begin", "submit"]
 
-_JOB_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 _one_at_a_time = threading.Lock()
 
 
 def submit(
-    frame: IntoDataFrame,
-    template: str,
+    frame: IntoDataFrame | Plan,
+    template: str | Plan | None = None,
     *,
     schema: Any = None,
     into: str | None = None,
@@ -60,6 +57,9 @@ def submit(
     fallback: Any = None,
     missing: Literal["fail", "empty"] = "fail",
     retry_failed: bool = False,
+    layout: Layout = "auto",
+    answers: Literal["json", "numbers"] = "json",
+    cache_block: int = BLOCK_TOKENS,
     when: When | None = None,
     client: Client | None = None,
 ) -> Job:
@@ -80,36 +80,7 @@ def submit(
     """
     given = locals()  # all arguments, by name
     with _one_at_a_time:
-        return begin(JobCall(**given))
-
-
-@dataclass(frozen=True, slots=True)
-class JobCall:
-    """The arguments of a call of ``submit`` or ``apply``."""
-
-    frame: Any
-    template: str
-    schema: Any
-    into: str | None
-    nested: Nested
-    structured: Structured
-    raw: bool
-    job: str | None
-    system: str | None
-    model: str | None
-    thinking: bool
-    temperature: float | None
-    max_tokens: int | None
-    priority: int
-    ttl: str | float | None
-    cache: bool | None
-    budget_usd: float | None
-    patience: float | str | None
-    fallback: Any
-    missing: Literal["fail", "empty"]
-    retry_failed: bool
-    when: When | None
-    client: Client | None
+        return begin(call_of(given))
 
 
 def begin(call: JobCall, *, alone: bool = True) -> Job:
@@ -118,73 +89,47 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
     ``alone``: where the same call runs already, its handle comes back, and another one under its name
     raises; otherwise the two share the rows, as two processes do.
     """
-    shape = None if call.schema is None else Schema.of(call.schema, nested=call.nested)
-    answer_columns(shape, call.into, raw=call.raw)
-    frame = as_pandas(call.frame, call.template)
-    rows = read_rows(frame, call.template, missing=call.missing)
     client = call.client or default_client()
+    work = work_of(call, client)
     client.settings.require_credentials()
-    spec = JobSpec(
-        call.template,
-        shape,
-        call.system,
-        call.model,
-        call.thinking,
-        call.temperature,
-        call.max_tokens,
-        call.structured,
-    )
-    digest = spec.digest(client.aio)
-    hours = Hours.of(
-        call.when or client.settings.when,
-        client.aio.prices,
-        call.model or client.settings.model,
-        lambda: client.aio.now_utc(),
-    )
-    name = _job_name(call.job, digest, rows.prompts)
-    asked = _Asked(digest, rows, tuple(getattr(call, name) for name in _OPTIONS), frame.index)
+    hours = hours_of(client, call.when, call.model)
+    name, spec, schema = work.name, work.spec, work.spec.schema
+    asked = _Asked(work.digest, work.rows, tuple(getattr(call, name) for name in OPTIONS), work.index)
     if alone and (running := _running(client, name, asked)) is not None:
         return running
     with ExitStack() as undo:
         journal = undo.enter_context(Journal(client.settings.data_dir / "jobs.db"))
         before = journal.job(name)
-        resumed = before is not None and before.digest == digest
+        resumed = before is not None and before.digest == work.digest
         budget = job_budget(client, call.budget_usd, journal, name, before if resumed else None)
-        make_errand = spec.errands(
-            client.aio,
-            user_id=f"job-{blake2b(name.encode(), digest_size=8).hexdigest()}",
-            priority=call.priority,
-            ttl_s=None if call.ttl is None else parse_duration_s(call.ttl),
-            cache=call.cache,
-            budget=budget,
-            fallback=call.fallback,
-        )
-        rows, keys = _fitting(rows, make_errand)
-        settings = client.settings
-        patience_s = settings.patience_s if call.patience is None else parse_patience_s(call.patience)
-        journal.open_job(
-            name,
-            digest,
-            spec.meta(client.aio),
-            zip(keys, rows.prompts, [call.priority] * len(keys), strict=True),
-        )
-        if call.retry_failed:
-            journal.retry_failed(name)
-        progress, pending = standing(journal, name, keys)
-        progress.money = budget
-        run = JobRun(
-            client.aio,
+        asking = work.asking(call, client, budget)
+        rows, keys = fitting(work.rows, asking)
+        items = zip(keys, rows.prompts, [call.priority] * len(keys), strict=True)
+        written_down(journal, name, spec, client, items)
+        progress, pending = standing(journal, name, keys, budget, retry_failed=call.retry_failed)
+        run = job_run(
+            client,
             journal,
             name,
+            spec,
+            asking,
+            rows,
+            keys,
             pending,
-            make_errand,
             progress,
-            patience_s=patience_s,
-            check=shape.parse if shape else None,
+            patience=call.patience,
             hours=hours,
         )
-        frame_of = partial(build_frame, frame.index, rows, keys, schema=shape, into=call.into, raw=call.raw)
-        form = FrameForm(call.frame, frame_columns(shape, call.into, raw=call.raw))
+        frame_of = partial(
+            build_frame,
+            work.index,
+            replace(rows, values=()),
+            keys,
+            schema=schema,
+            into=call.into,
+            raw=call.raw,
+        )
+        form = FrameForm(call.frame, frame_columns(schema, call.into, raw=call.raw))
         again = partial(_retried, replace(call, client=client))
         job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
         undo.pop_all()
@@ -194,11 +139,6 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
 def _retried(call: JobCall) -> Job:
     with _one_at_a_time:
         return begin(replace(call, retry_failed=True))
-
-
-_OPTIONS = tuple(
-    option.name for option in fields(JobCall) if option.name not in ("frame", "template", "schema", "client")
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,58 +169,3 @@ def _running(client: Client, name: str, asked: _Asked) -> Job | None:
                 f"The job {name!r} is {job.status} in this process, with other rows or options.",
             )
     return None
-
-
-def standing(journal: Journal, name: str, keys: list[str]) -> tuple[Progress, list[str]]:
-    """Where a job stands when a run begins: its figures, and the keys that are left."""
-    states = {item.key: item.state for item in journal.rows(name)}
-    done = sum(states.get(key) == "d" for key in keys)
-    failed = sum(states.get(key) == "f" for key in keys)
-    progress = Progress(total=len(keys), done=done, failed=failed, already=done + failed)
-    return progress, [key for key in keys if states.get(key) not in ("d", "f")]
-
-
-def _fitting(rows: Rows, make_errand: MakeErrand) -> tuple[Rows, list[str]]:
-    """The rows that fit the model's context, and their keys; raises where none does."""
-    keys: list[str] = []
-    unfit: dict[int, str] = {}
-    for place, prompt in enumerate(rows.prompts):
-        try:
-            keys.append(make_errand(prompt, None).key)
-        except ContextTooLong as error:
-            if len(unfit) + 1 == len(rows.prompts):
-                raise
-            unfit[place] = f"{type(error).__name__}: {error.message}"
-    return rows.without(unfit), keys
-
-
-def _job_name(job: str | None, digest: str, prompts: Any) -> str:
-    if job is None:
-        content = blake2b(digest.encode(), digest_size=6)
-        for prompt in prompts:
-            content.update(prompt.encode("utf-8", "surrogatepass") + b"\0")
-        return f"apply-{content.hexdigest()}"
-    if not isinstance(job, str) or not _JOB_NAME.fullmatch(job):
-        raise ConfigError(
-            f"{job!r} is not a job name.",
-            hint="Use letters, digits, spaces and . : / - _, at most 100 of them.",
-        )
-    return job
-
-
-def job_budget(
-    client: Client, budget_usd: float | None, journal: Journal, name: str, before: JobRow | None
-) -> Budget:
-    """The job's budget; all processes at work on the job spend from one limit, kept in the journal."""
-    if budget_usd is not None and not (isinstance(budget_usd, int | float) and budget_usd > 0):
-        raise ConfigError(
-            f"budget_usd is an amount above 0, not {budget_usd!r}.", hint="Give US dollars, such as 0.50."
-        )
-    return Budget(
-        budget_usd,
-        parent=client.budget,
-        name="budget of the job",
-        spent_usd=before.spent_usd if before else 0.0,
-        unknown_usd=before.unknown_usd if before else 0.0,
-        draw=None if budget_usd is None else partial(journal.draw, name, budget_usd),
-    )

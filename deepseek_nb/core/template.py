@@ -14,11 +14,13 @@ again: a text from a table cannot smuggle a placeholder into the prompt.
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import re
 import types
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from deepseek_nb.core.errors import TemplateError
@@ -72,6 +74,69 @@ class Template:
         ('user', 'age')
         """
         return tuple(dict.fromkeys(placeholder.root or placeholder.text for placeholder, _ in self._slots))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What stands between its braces, in order, each once: names and whole paths.
+
+        >>> Template("{{user.name}}, {{age}}, {{user.name}}").fields
+        ('user.name', 'age')
+        """
+        return tuple(dict.fromkeys(placeholder.text for placeholder, _ in self._slots))
+
+    def has_paths(self, available: Container[str]) -> bool:
+        """Whether a placeholder goes into a value, such as ``{{user.name}}`` where there is only ``user``."""
+        found = (placeholder.resolve(available) for placeholder, _ in self._slots)
+        return any(where is not None and where[1] for where in found)
+
+    def named(self) -> str:
+        r"""Its text with the placeholders left in, as one reads it: ``\{{`` is ``{{``.
+
+        >>> Template("Rate { {purpose} } of {{ purpose }}").named()
+        'Rate { {purpose} } of {{purpose}}'
+        """
+        return self._head + "".join(f"{{{{{slot.text}}}}}{tail}" for slot, tail in self._slots)
+
+    def prose(self) -> str:
+        """Its text without the placeholders."""
+        return self._head + "".join(tail for _, tail in self._slots)
+
+    def prose_before(self) -> str:
+        """Its text up to the first placeholder."""
+        return self._head
+
+    def readers(self, columns: Sequence[str]) -> list[tuple[int, Callable[[Any], Any]]]:
+        """For each of :attr:`fields`: the position of its column, and what takes its value from a cell.
+
+        Text comes as it is, None for a value that is empty (with ``missing="empty"``), whole numbers and
+        truth values as themselves, other numbers as numbers where JSON has them, anything else as text.
+        Raises TemplateError as :meth:`compile`; the readers raise as :meth:`render`.
+        """
+        self.compile(columns)
+        labels = [str(column) for column in columns]
+        plan = {
+            placeholder.text: (name, steps, placeholder)
+            for name, steps, placeholder, _ in self._plan(dict.fromkeys(labels))
+        }
+        return [
+            (labels.index(name), partial(self._value, slot, steps)) for name, steps, slot in plan.values()
+        ]
+
+    def _value(self, placeholder: _Placeholder, steps: tuple[_Step, ...], value: Any) -> Any:
+        for step in steps:
+            value = step.of(value, placeholder)
+        if type(value) in (str, bool, int):
+            return value
+        text = self._show(placeholder, (), value)
+        if _is_empty(value):
+            return None
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            try:
+                return int(text)
+            except ValueError:
+                number = float(text)
+                return number if math.isfinite(number) else text
+        return text
 
     def check(self, available: Iterable[str]) -> None:
         """Make sure that every placeholder can be filled from these columns or variables.

@@ -1,9 +1,11 @@
 """The answer engine: plain, deterministic rules in place of a model. A SIMULATION: answers mean nothing.
 
-The rules. "Return exactly: X" and "Reply with exactly X" are answered with X. In JSON mode the
+The rules. "Return exactly: X" and "Reply with exactly X" are answered with X; also where a system message
+says it of a row's ``{{fields}}`` and the question is that row as JSON. In JSON mode the
 first JSON Schema found in the messages (the system message first) is filled from the last user
 message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it. A
 function that has to be called gets its parameters filled alike.
+Where the system message asks for lines with the number of an option, those are written (see ``numbered``).
 Anything else is answered with "[simulated]" and up to two sentences of it. An answer that ends in
 an unfinished assistant message (``prefix``) goes on where that stops. The same messages always
 get the same answer. Reasoning, where thinking is on, is a few sentences about the text, longer
@@ -19,6 +21,7 @@ from typing import Any
 
 from deepseek_nb.core.chat import canonical_json
 from deepseek_nb.sandbox.filling import fill
+from deepseek_nb.sandbox.numbered import find_lines, write_lines
 from deepseek_nb.sandbox.questions import Completion, ParsedRequest
 from deepseek_nb.sandbox.words import clip, number_of, sentences
 
@@ -30,6 +33,8 @@ _EXACTLY = re.compile(
     r"(?:\s+and\s+nothing\s+else)?\.?\s*$",
     re.IGNORECASE | re.DOTALL,
 )
+_ROW_IS_TOLD = "\n\nThe message is one row, a JSON object"
+_NAMED = re.compile(r"\{\{(.+?)\}\}")
 _DECODER = json.JSONDecoder()
 _ANSWER_CHARS = 240
 _THOUGHTS = (
@@ -62,9 +67,11 @@ def _text(request: ParsedRequest, question: str) -> str:
     if request.tool is not None:
         made = fill(request.tool.parameters, "\n".join(said))
         return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
-    exactly = _EXACTLY.search(question)
+    exactly = _EXACTLY.search(question) or _EXACTLY.search(_filled(request.text_of("system"), question))
     if exactly is not None:
         return exactly["text"].strip()
+    if lines := find_lines(request.text_of("system")):
+        return write_lines(lines, question)
     schema, inside = _schema_of(request, question)
     told = schema is not None and not inside  # by the system message: obeyed without JSON mode too
     if not request.json_mode and not told:
@@ -73,6 +80,20 @@ def _text(request: ParsedRequest, question: str) -> str:
         return canonical_json({"answer": clip(_extract(question, 1), _ANSWER_CHARS)})
     source = question.replace(inside, " ") if inside else "\n".join(said)
     return json.dumps(fill(schema, source), ensure_ascii=False, separators=(",", ":"))
+
+
+def _filled(system: str, row: str) -> str:
+    """What a system message asks of a row that comes as JSON, with the row's values in it; else nothing."""
+    instruction, told, _ = system.partition(_ROW_IS_TOLD)
+    if not told:
+        return ""
+    try:
+        values = json.loads(row)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(values, dict):
+        return ""
+    return _NAMED.sub(lambda name: str(values.get(name[1], name[0])), instruction)
 
 
 def _extract(text: str, count: int) -> str:

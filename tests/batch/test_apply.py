@@ -359,7 +359,7 @@ def test_a_mixture_of_faults_loses_no_row_and_pays_none_twice(frame, client, tic
         "reasoning_only": 0.03,
     }
     sandbox.faults = FaultScript.weights(shares, seed=seed, max_per_prompt=3)
-    out = run(frame, client, schema=ticket)
+    out = run(frame, client, schema=ticket, layout="inline")  # faults are drawn by the prompt's text
     assert (out["status"] == "done").all()
     assert [text.split()[1] for text in frame["text"]] == out["label"].tolist()
     assert sandbox.log.answered_twice() == {}

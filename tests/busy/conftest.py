@@ -22,6 +22,7 @@ import pytest
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.batch.apply import apply
 from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.rows import read_rows
 from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import JobSpec
 from deepseek_nb.client.aio import AsyncClient
@@ -352,9 +353,9 @@ class AsyncWork(Work):
         if self.sandbox.faults is not self.watch:
             self.misbehave(None)
         shape = Schema.of(Ticket)
-        spec = JobSpec("Sort: {{text}}", shape)
+        rows = read_rows(self.frame, "Sort: {{text}}", layout="auto")
+        spec, prompts = JobSpec("Sort: {{text}}", shape, form=rows.form), rows.prompts
         limits = Limits(silence_s=0.8, first_token_s=1.6, token_s=0.8, total_s=3.0)
-        prompts = [f"Sort: {text}" for text in self.frame["text"]]
         async with AsyncClient(**(given | settings)) as client:
             usual = spec.errands(client, user_id="job", budget=Budget(None, name="job"))
 

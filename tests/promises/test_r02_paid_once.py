@@ -28,7 +28,7 @@ def asking(server: Sandbox, folder: Path, name: str, questions: int) -> Worker:
     settings = told(server.base_url, server.api_key, folder, IN_FLIGHT)
     if name == "single":
         return Worker(ask_each, settings, questions, IN_FLIGHT)
-    return Worker(run_job, settings, questions, name)
+    return Worker(run_job, settings, questions, name, None, None, "inline")
 
 
 def paid_twice(server: Sandbox) -> int:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from deepseek_nb.adapters.journal import Item, Journal
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.batch.apply import apply
+from deepseek_nb.batch.form import Layout
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import DeepSeekError
@@ -139,8 +140,12 @@ def run_job(
     job: str,
     budget_usd: float | None = None,
     acknowledged: Path | None = None,
+    layout: Layout = "auto",
 ) -> dict[str, Any]:
-    """Ask the same questions as a job. ``acknowledged``: a file with a line for each answer that is safe."""
+    """Ask the same questions as a job. ``acknowledged``: a file with a line for each answer that is safe.
+
+    With ``layout="inline"`` they are the same to the letter, so that calls and jobs share their answers.
+    """
     if acknowledged is not None:
         _tell_of_acknowledged(acknowledged)
     with Client(**settings) as client:
@@ -153,6 +158,7 @@ def run_job(
                 progress=False,
                 max_tokens=MAX_TOKENS,
                 budget_usd=budget_usd,
+                layout=layout,
             )
             said = "ok"
         except DeepSeekError as error:

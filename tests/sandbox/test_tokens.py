@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_nb.core.tokens import estimate_tokens
+from deepseek_nb.core.vocabulary import Vocabulary
 from deepseek_nb.sandbox.tokens import EstimateCounter, VocabularyCounter, make_counter
 
 VOCABULARY, ESTIMATE = VocabularyCounter(), EstimateCounter()
@@ -15,7 +16,7 @@ PRINTABLE = "".join(map(chr, range(32, 127))) + "  \n\n\t\r"
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=PRINTABLE, max_size=120))
 def test_the_fast_way_through_ascii_counts_as_the_package_does(text):
-    assert VOCABULARY._encode_now(text) == tuple(ds_token.encode(text))
+    assert Vocabulary(ds_token.encode).ids(text) == tuple(ds_token.encode(text))
 
 
 @settings(max_examples=200, deadline=None)

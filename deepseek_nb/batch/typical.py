@@ -1,0 +1,74 @@
+"""How long an answer will be: from the schema, where it leaves little open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from typing import Any
+
+from deepseek_nb.batch.numbered import NumberedSchema
+from deepseek_nb.client.structured import Schema
+
+__all__ = ["answer_tokens"]
+
+TEXT_TOKENS = 40
+"""What a text in a field is taken to be, within its own bounds."""
+FREE_TOKENS = 100
+"""What an answer without a schema is taken to be."""
+_TEXT = " ".join(["word"] * TEXT_TOKENS)
+_DEPTH = 6
+
+
+def answer_tokens(schema: Schema | None, count: Callable[[str], int]) -> float:
+    """Tokens of a typical answer; of options all are taken to be as likely."""
+    if schema is None:
+        return FREE_TOKENS
+    root = schema.json_schema
+    if isinstance(schema, NumberedSchema):
+        lines = [_mean(field, root, count, numbered=True) for field in root["properties"].values()]
+        return sum(lines) + len(lines) - 1
+    frame = json.dumps(dict.fromkeys(root["properties"], ""), separators=(",", ":"), ensure_ascii=False)
+    values = sum(_mean(field, root, count, numbered=False) for field in root["properties"].values())
+    return count(frame) + values
+
+
+def _mean(
+    field: Mapping[str, Any],
+    root: Mapping[str, Any],
+    count: Callable[[str], int],
+    *,
+    numbered: bool,
+    depth: int = 0,
+) -> float:
+    """Tokens that the field's value adds to the empty text it stands for."""
+    ref = field.get("$ref")
+    if isinstance(ref, str):
+        field = root.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {})
+    options = field.get("enum") or ([field["const"]] if "const" in field else None)
+    if options:
+        if numbered:
+            return fmean(count(str(number)) for number in range(1, len(options) + 1))
+        empty = count('{"a":""}')
+        return fmean(count(_with(option)) - empty for option in options)
+    kinds = field.get("anyOf") or field.get("oneOf")
+    if kinds and depth < _DEPTH:
+        return _mean(kinds[0], root, count, numbered=numbered, depth=depth + 1)
+    match field.get("type"):
+        case "string":
+            most = field.get("maxLength")
+            return count(_TEXT if most is None else _TEXT[:most])
+        case "object" if depth < _DEPTH:
+            inner = field.get("properties", {})
+            own = count(json.dumps(dict.fromkeys(inner, ""), separators=(",", ":")))
+            return own + sum(
+                _mean(one, root, count, numbered=False, depth=depth + 1) for one in inner.values()
+            )
+        case "array" if depth < _DEPTH:
+            return 3 * _mean(field.get("items", {}), root, count, numbered=False, depth=depth + 1) + 2
+        case _:
+            return 1.0 if numbered else 0.0  # a number stands where the two marks of the empty text did
+
+
+def _with(value: Any) -> str:
+    return json.dumps({"a": value}, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,163 @@
+"""A plan says what is sent and what it costs; it sends nothing, and what it says comes true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pydantic
+import pytest
+
+import deepseek_nb as ds
+from deepseek_nb import data
+from deepseek_nb.core import errors
+from deepseek_nb.sandbox import Sandbox
+
+ASK = "Sort this ticket: {{text}}"
+CREDIT_FIELDS = (
+    "purpose",
+    "credit_amount",
+    "duration_in_month",
+    "credit_history",
+    "housing",
+    "job",
+    "telephone",
+)
+REVIEWS = Path(__file__).parent / "data" / "clothing_reviews.csv"  # Women's E-Commerce Clothing Reviews, CC0
+
+
+class Credit(pydantic.BaseModel):
+    credit_risk: Literal["good", "bad"]
+
+
+class Review(pydantic.BaseModel):
+    recommended: Literal["yes", "no"]
+    about: Literal["size", "colour", "fabric", "price", "something else"]
+
+
+def credit():
+    frame = pd.read_csv(str(data.path("german_credit.csv")), keep_default_na=False)
+    left_out = ("applicant_id", "credit_risk", "personal_status_and_sex", "foreign_worker", "age_in_years")
+    frame = frame.drop(columns=list(left_out))
+    named = ", ".join(f"{{{{{column}}}}}" for column in frame.columns)
+    return frame, f"Say whether the applicant is a good or a bad credit risk, from {named}.", Credit
+
+
+def reviews():
+    frame = pd.read_csv(REVIEWS, keep_default_na=False)
+    return frame, "Does the customer recommend it? {{title}} {{review_text}} {{department_name}}", Review
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"layout": "compact", "answers": "numbers"}, {"layout": "inline"}],
+    ids=["usual", "compact", "inline"],
+)
+@pytest.mark.parametrize("table", [credit, reviews])
+def test_the_bill_is_the_plans_within_five_percent(table, options, tmp_path):
+    """Two real tables: tokens, cache hits and cost as the sandbox then bills them."""
+    frame, template, schema = table()
+    with (
+        Sandbox(cache_rule="strict", count="vocabulary", first_token_s=0.03) as sandbox,
+        ds.Client(
+            base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path, concurrency_max=64
+        ) as client,
+    ):
+        told = ds.plan(frame, template, schema=schema, client=client, **options)
+        assert len(sandbox.log) == 0
+        out = ds.apply(told, progress=False)
+        assert (out["status"] == "done").all()
+        log = list(sandbox.log)
+        assert len(log) == told.requests
+        assert told.estimate.prompt_tokens == pytest.approx(sum(r.prompt_tokens for r in log), rel=0.03)
+        price = told.price_off_peak
+        billed_usd = price.cost_usd(
+            hit_tokens=sum(r.cache_hit_tokens for r in log),
+            miss_tokens=sum(r.prompt_tokens - r.cache_hit_tokens for r in log),
+            output_tokens=sum(r.completion_tokens for r in log),
+        )
+        assert told.cost_off_peak_usd == pytest.approx(billed_usd, rel=0.05)
+        again = ds.plan(frame, template, schema=schema, client=client, **options)
+        assert (again.requests, again.cost_usd) == (0, 0)
+        assert again.done_rows == told.requests
+
+
+def test_a_plan_shows_the_first_prompts_to_the_letter(frame, client, ticket, sandbox):
+    """What is sent is what was shown, and nothing was sent for showing it."""
+    seen = []
+    told = frame.deepseek.plan(ASK, schema=ticket, client=client)
+    assert len(sandbox.log) == 0
+
+    def watch(ask):
+        seen.append(ask.text)
+        return
+
+    sandbox.faults = watch
+    frame.deepseek.apply(told, progress=False)
+    assert "\n".join(turn.content for turn in told.prompts[0]) == seen[0]
+    assert "\n".join(turn.content for turn in told.prompts[1]) in seen
+
+
+def test_a_plan_needs_no_key(frame, ticket, tmp_path):
+    """And no server."""
+    with ds.Client(base_url="http://127.0.0.1:9", data_dir=tmp_path) as client:
+        told = ds.plan(frame, ASK, schema=ticket, client=client)
+        assert (told.rows, told.distinct_rows, told.requests) == (40, 30, 30)
+        with pytest.raises(errors.ConfigError):
+            ds.apply(told, progress=False)
+
+
+def test_a_plan_counts_what_is_there_and_what_cannot_be_asked(frame, client, ticket):
+    """Rows of the store cost nothing; a row with a gap is not asked."""
+    frame["text"] = frame["text"].astype(object)
+    frame.iloc[15, 0] = None
+    ds.apply(frame.head(10), ASK, schema=ticket, client=client, progress=False)
+    told = ds.plan(frame, ASK, schema=ticket, client=client)
+    assert (told.distinct_rows, told.unfit_rows, told.done_rows, told.requests) == (29, 1, 10, 19)
+
+
+def test_a_plan_shows_as_text_and_markdown(frame, client, ticket):
+    """Every figure with its unit; rows are shown in a fence that they cannot close."""
+    frame["text"] = [f"{text} ```` <script>alert(1)</script> \x1b[31m" for text in frame["text"]]
+    told = ds.plan(frame, ASK, schema=ticket, client=client)
+    shown = told._repr_mimebundle_()
+    assert set(shown) == {"text/plain", "text/markdown"}
+    for text in shown.values():
+        assert "30" in text
+        assert "USD" in text
+        assert "\x1b" not in text
+        assert "sk-sandbox" not in text
+    assert "`````text" in shown["text/markdown"]
+    assert repr(told).startswith("<Plan: 30 requests")
+    assert told.plot() is not None
+
+
+def test_a_plan_is_done_as_it_is(frame, client, ticket, sandbox):
+    """Options beside a plan would make it another one; with submit it is done in the background."""
+    told = ds.plan(frame, ASK, schema=ticket, client=client)
+    for change in ({"model": "deepseek-v4-pro"}, {"layout": "compact"}):
+        with pytest.raises(errors.ConfigError, match="as it is"):
+            ds.apply(told, client=None, progress=False, **change)
+    with pytest.raises(errors.ConfigError, match="another frame"):
+        ds.apply(frame.head(3), told, progress=False)
+    with pytest.raises(errors.ConfigError, match="no template"):
+        ds.apply(frame, client=client, progress=False)
+    assert (ds.submit(told).result(60)["status"] == "done").all()
+    assert len(sandbox.log) == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"layout": "wide"}, errors.ConfigError, "layout is one of"),
+        ({"answers": "letters"}, errors.ConfigError, "answers is"),
+        ({"answers": "numbers", "schema": None}, errors.ConfigError, "schema="),
+        ({"answers": "numbers", "schema": {"tags": list[str]}}, errors.SchemaError, "no options"),
+        ({"cache_block": -1}, errors.ConfigError, "cache_block"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_clear_error(frame, client, ticket, options, error, words):
+    """Before anything is sent."""
+    with pytest.raises(error, match=words):
+        ds.plan(frame, ASK, **({"schema": ticket, "client": client} | options))
