@@ -259,10 +259,8 @@ class JobRun:
         if store is not None and probe.look_up:
             kept = await asyncio.to_thread(store.get_many, [item.key for item in items], probe.ttl_s)
         acks: list[tuple[Item, str, float | None]] = []
-        turn = {key: place for place, key in enumerate(keys)}
-        for item in sorted(
-            items, key=lambda item: turn[item.key]
-        ):  # leased in the order they were written down
+        turn = {key: place for place, key in enumerate(keys)}  # they come in the order they were written down
+        for item in sorted(items, key=lambda item: turn[item.key]):
             if (found := kept.get(item.key)) is not None and self._fits(found):
                 acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
             else:
@@ -486,7 +484,10 @@ class JobRun:
         self.progress.spent_usd += sum(paid_usd or 0.0 for _, _, paid_usd in acks)
         self._on_the_wire[task] = True
         try:
-            await asyncio.gather(*(self.journal.aack(*ack) for ack in acks))
+            if len(acks) == 1:
+                await self.journal.aack(*acks[0])
+            else:
+                await asyncio.to_thread(self.journal.ack_many, acks)
         except StoreFailed as error:
             self.unsaved.update((item.key, text) for item, text, _ in acks)
             self.stop(error)
