@@ -76,18 +76,41 @@ class PackedRun(JobRun):
     async def _take_all(self, items: list[Item]) -> None:
         """Take rows to their end: all in one request, and those that got no answer by it alone."""
         groups = [items]
-        try:
-            while groups and not self._stopping.is_set():
-                group = groups.pop(0)
-                if len(group) == 1:
-                    await self._one(group[0])
-                else:
-                    groups = [*await self._through_pauses(partial(self._ask_pack, group)), *groups]
-        finally:
-            self._let_go([item.key for item in items])
+        while groups and not self._stopping.is_set():
+            group = groups.pop(0)
+            if len(group) == 1:
+                await self._one(group[0])
+            else:
+                groups = [*await self._through_pauses(partial(self._ask_pack, group)), *groups]
 
     async def _ask_pack(self, items: list[Item], task: asyncio.Task[Any]) -> list[list[Item]]:
-        """Ask about these rows and write down the answers that came; gives the groups still to be asked."""
+        """Ask about those of the rows that nobody else asks about now; gives the groups still to be asked."""
+        mine = await self._claim([item.key for item in items])
+        try:
+            together = [item for item in items if item.key in mine]
+            if len(together) < 2:
+                return [[item] for item in items]
+            others = [[item] for item in items if item.key not in mine]
+            return [*await self._ask_together(together, task), *others]
+        finally:
+            if (store := self.client.store) is not None:
+                for key in mine:
+                    store.claims.let_go(key)
+
+    async def _claim(self, keys: list[str]) -> set[str]:
+        """Those that are this process's to ask: all, where no other could ask them under these keys."""
+        store, probe = self.client.store, self.make_errand("", None)
+        if store is None or not (probe.look_up and probe.keep):
+            return set(keys)
+        mine = self._claimed.intersection(keys)
+        self._claimed -= mine
+        left = [key for key in keys if key not in mine]
+        if left:
+            mine |= await asyncio.to_thread(store.claims.take_now, left, ttl_s=probe.ttl_s)
+        return mine
+
+    async def _ask_together(self, items: list[Item], task: asyncio.Task[Any]) -> list[list[Item]]:
+        """Ask, and write down the answers that came; gives the groups of those without one."""
         halves = [items[: len(items) // 2], items[len(items) // 2 :]]
         bodies = [item.body for item in items]
         try:

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -165,7 +165,7 @@ class JobRun:
             self._feeding.clear()
         if self._going.is_set():
             self._going.clear()
-            self._let_go(self._claimed)
+            self._let_go()
             self.progress.paused = True
             for task in self._on_the_wire:
                 self._call_back(task)
@@ -231,17 +231,17 @@ class JobRun:
                 self._claimed |= await claiming
                 raise
             if not self._going.is_set():
-                self._let_go(self._claimed)
+                self._let_go()
         for row in rows:
             self._queue.put_nowait(row)
 
-    def _let_go(self, keys: Collection[str]) -> None:
+    def _let_go(self) -> None:
         """Rows that wait for long keep no other process waiting; they are claimed one by one later."""
         store = self.client.store
         if store is not None:
-            for key in self._claimed.intersection(keys):
+            for key in self._claimed:
                 store.claims.let_go(key)
-        self._claimed.difference_update(list(keys))
+        self._claimed.clear()
 
     async def _lease(self, keys: Sequence[str]) -> set[str]:
         leasing = asyncio.ensure_future(asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S))
@@ -591,7 +591,7 @@ class JobRun:
 
     async def _give_back(self) -> None:
         """What was leased and not finished can be taken by whoever comes next."""
-        self._let_go(self._claimed)
+        self._let_go()
         if self._held:
             with contextlib.suppress(StoreFailed):  # then they come back when this process ends
                 await asyncio.to_thread(self.journal.put_back, list(self._held.values()))

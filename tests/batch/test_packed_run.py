@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -183,3 +185,39 @@ def test_what_cannot_be_packed_is_told_before_anything_is_sent(frame, client, sa
     with pytest.raises(errors.ConfigError, match=said):
         ds.apply(frame, ASK, schema=ticket, client=client, progress=False, **options)
     assert len(sandbox.log) == 0
+
+
+def test_rows_that_another_process_asks_about_are_left_to_it(frame, client, sandbox, ticket, tmp_path):
+    """Two processes with one folder at the same job's rows: no row is answered twice, in packs or alone."""
+    script = (
+        "import sys, pandas as pd, deepseek_nb as ds\n"
+        "from deepseek_nb.client.sync import Client\n"
+        "from typing import Literal\n"
+        "url, key, folder, job = sys.argv[1:]\n"
+        "frame = pd.DataFrame({'text': [f'My card number {n} is lost' for n in range(120)]})\n"
+        "with Client(base_url=url, api_key=key, data_dir=folder, concurrency_max=2) as client:\n"
+        "    out = ds.apply(frame, 'Sort this ticket: {{text}}', schema={'label': Literal['card', 'cash']},\n"
+        "                   job=job, rows_per_request=4, client=client, progress=False)\n"
+        "assert (out['status'] == 'done').all()\n"
+    )
+    with Sandbox(count="estimate", first_token_s=0.05) as server:
+        arguments = [sys.executable, "-c", script, server.base_url, server.api_key, str(tmp_path)]
+        workers = [subprocess.Popen([*arguments, job]) for job in ("a", "b")]
+        assert [worker.wait(60) for worker in workers] == [0, 0]
+        with Journal(tmp_path / "jobs.db") as journal:
+            spent = sum(job.spent_usd for job in journal.jobs())
+        assert spent == pytest.approx(server.log.cost_usd)
+        answered = sum(record.completion_tokens for record in server.log)
+    with Sandbox(count="estimate") as server:
+        arguments = [
+            sys.executable,
+            "-c",
+            script,
+            server.base_url,
+            server.api_key,
+            str(tmp_path / "one"),
+            "a",
+        ]
+        subprocess.run(arguments, check=True, timeout=60)
+        alone = sum(record.completion_tokens for record in server.log)
+    assert answered < 1.3 * alone  # the tokens of the answers: all rows twice would be twice as many
