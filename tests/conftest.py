@@ -6,6 +6,10 @@ import itertools
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # how fast the machine is, is no test
+settings.load_profile("untimed")
 
 FORGIVEN = ("only root can", "is not allowed here")
 """What even CI may skip: the account or the container forbids it, and no package would help."""

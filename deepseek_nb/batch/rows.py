@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -157,26 +157,46 @@ def _values(
     frame: pd.DataFrame, template: Template, columns: list[str], problems: dict[int, str]
 ) -> list[list[str]]:
     """The values of every field as JSON texts, a column for each field."""
-    texts: list[list[str]] = []
-    for place, read in template.readers(columns):
-        known: dict[Any, str] = {}
-        column: list[str] = []
-        for number, value in enumerate(frame.iloc[:, place].tolist()):
-            name: Any = value if type(value) is str else (type(value), value)
+    return [_texts(frame.iloc[:, place], read, problems) for place, read in template.readers(columns)]
+
+
+def _texts(column: pd.Series, read: Callable[[Any], Any], problems: dict[int, str]) -> list[str]:
+    """A column's values as JSON texts, each distinct value read once."""
+    kind = column.dtype
+    if not (isinstance(kind, pd.StringDtype | pd.CategoricalDtype) or kind.kind in "biufmM"):
+        return _read_each(enumerate(column.tolist()), read, problems)
+    codes, values = pd.factorize(column)
+    known = [*_read_each(((-1, value) for value in values.tolist()), read, {}), ""]
+    texts = [known[code] for code in codes.tolist()]
+    empty = (codes < 0).nonzero()[0].tolist()
+    for number, text in zip(
+        empty, _read_each(((number, column.iloc[number]) for number in empty), read, problems), strict=True
+    ):
+        texts[number] = text
+    return texts
+
+
+def _read_each(
+    values: Iterable[tuple[int, Any]], read: Callable[[Any], Any], problems: dict[int, str]
+) -> list[str]:
+    """Each value as JSON text; "null", and a problem of its row, where it cannot be asked."""
+    known: dict[Any, str] = {}
+    texts: list[str] = []
+    for number, value in values:
+        name: Any = value if type(value) is str else (type(value), value)
+        try:
+            text = known.get(name)
+        except TypeError:  # a list or the like: never the same twice
+            name, text = None, None
+        if text is None:
             try:
-                text = known.get(name)
-            except TypeError:  # a list or the like: never the same twice
-                name, text = None, None
-            if text is None:
-                try:
-                    text = compact_json(read(value))
-                except TemplateError as why:
-                    problems.setdefault(number, f"TemplateError: {why.message}")
-                    text = "null"
-                if name is not None and number not in problems:
-                    known[name] = text
-            column.append(text)
-        texts.append(column)
+                text = compact_json(read(value))
+            except TemplateError as why:
+                problems.setdefault(number, f"TemplateError: {why.message}")
+                text = "null"
+            if name is not None and number not in problems:
+                known[name] = text
+        texts.append(text)
     return texts
 
 
