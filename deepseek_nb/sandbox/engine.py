@@ -3,7 +3,7 @@
 The rules. "Return exactly: X" and "Reply with exactly X" are answered with X. In JSON mode the
 first JSON Schema found in the messages (the system message first) is filled from the last user
 message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it. A
-function that has to be called gets its parameters filled alike.
+function that has to be called gets its parameters filled alike, and so is the schema of ``/responses``.
 Anything else is answered with "[simulated]" and up to two sentences of it. An answer that ends in
 an unfinished assistant message (``prefix``) goes on where that stops. The same messages always
 get the same answer. Reasoning, where thinking is on, is a few sentences about the text, longer
@@ -59,8 +59,9 @@ def answer(request: ParsedRequest) -> Completion:
 
 def _text(request: ParsedRequest, question: str) -> str:
     said = [message["content"] for message in request.messages if message["role"] == "user"]
-    if request.tool is not None:
-        made = fill(request.tool.parameters, "\n".join(said))
+    wanted = request.schema if request.tool is None else request.tool.parameters
+    if wanted is not None:
+        made = fill(wanted, "\n".join(said))
         return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
     exactly = _EXACTLY.search(question)
     if exactly is not None:
