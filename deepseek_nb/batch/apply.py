@@ -94,9 +94,10 @@ def apply(
     column says who answered, and the answer is kept under that name only. ``when="offpeak"`` sends in
     the cheap hours only (Beijing's clock and holidays) and waits in between; that is no patience.
 
-    ``structured`` is how the shape is asked for: "json" (JSON mode, the schema in the system message), or
+    ``structured`` is how the shape is asked for: "json" (JSON mode, the schema in the system message),
     "tool" (a strict function on DeepSeek's beta address: the server itself holds the answer to the schema,
-    which must be in its documented subset). Checks, repairs and promises are the same.
+    which must be in its documented subset), or "responses" (the address /responses, which takes a schema;
+    how strictly it keeps to it is not known). Checks, repairs and promises are the same.
 
     Costs one request for each distinct row (or for ``rows_per_request`` of them), repairs (at most two a
     row) apart; the first goes alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never

@@ -14,7 +14,7 @@ from typing import Any
 from deepseek_nb.client.json_text import Mend
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.errors import SchemaError
-from deepseek_nb.core.form import AnswerForm
+from deepseek_nb.core.form import AnswerForm, Way
 
 __all__ = ["NumberedSchema"]
 
@@ -69,9 +69,9 @@ class NumberedSchema(Schema):
         """Names the shape and the way it is asked for: another way is another question."""
         return blake2b(f"numbers {self.base.digest}".encode(), digest_size=8).hexdigest()
 
-    def form(self) -> AnswerForm:
-        """There is none: a function's arguments are JSON. Raises :class:`SchemaError`."""
-        raise SchemaError("Answers by number are lines, which no function can be asked for.")
+    def form(self, way: Way = "tool") -> AnswerForm:
+        """There is none: what a server is told of a shape is about JSON. Raises :class:`SchemaError`."""
+        raise SchemaError(f"Answers by number are lines: structured={way!r} cannot ask for them.")
 
     def read(self, text: str) -> tuple[Any, tuple[Mend, ...]]:
         """The checked value of a text; nothing is mended. Raises ValueError for other lines."""

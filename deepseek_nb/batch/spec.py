@@ -260,9 +260,11 @@ class Asking:
         return self.prefix.text != before
 
     def _counted_function(self, count: Callable[[str], int]) -> int:
-        """Tokens of the function that answers are asked for by, which stands before all messages."""
+        """Tokens of what tells the shape apart from the messages, and is taken to stand before them."""
         form = self._plain.request.form
-        return 0 if form is None else count(compact_json(form.fields()["tools"]))
+        if form is None:
+            return 0
+        return count(form.schema_json if form.way == "responses" else compact_json(form.fields()["tools"]))
 
     def _fill(self, scale: float, offset_tokens: int, margin_tokens: int) -> None:
         assert self._count is not None  # noqa: S101 (asked before)

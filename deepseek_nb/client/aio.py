@@ -35,6 +35,7 @@ from deepseek_nb.core.form import AnswerForm, Structured
 from deepseek_nb.core.metrics import Metrics
 from deepseek_nb.core.notices import warn
 from deepseek_nb.core.prices import Price, PriceTable
+from deepseek_nb.core.responses import refuse_what_responses_lack
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.tokens import estimate_request_tokens
 from deepseek_nb.core.wire import Delta, error_from_reply
@@ -108,7 +109,8 @@ class AsyncClient:
         ``prompt`` is a text, or a list of messages (``{"role": ..., "content": ...}``).
         Options: ``schema`` (a pydantic model, JSON Schema or ``{column: type}``: ``answer.value`` is
         then the checked value), ``structured`` ("json": JSON mode; "tool": a strict function on the beta
-        address, without thinking, for schemas in its subset), ``system``, ``model``, ``thinking``,
+        address, without thinking, for schemas in its subset; "responses": the address /responses, which is
+        told the schema, without ``stop``), ``system``, ``model``, ``thinking``,
         ``reasoning_effort``, ``max_tokens``, ``temperature``, ``top_p``, ``stop``,
         ``priority`` (1 to 5; 4 and 5 pass first), ``ttl_s`` (how old a stored answer may be), ``cache``,
         ``budget_usd``,
@@ -175,7 +177,7 @@ class AsyncClient:
         model, thinking = self._current(
             model or settings.model, settings.thinking if thinking is None else thinking
         )
-        if form is not None:
+        if form is not None and form.way == "tool":
             thinking = _thinks_not(thinking, reasoning_effort)
         if not isinstance(priority, int) or not 1 <= priority <= 5:
             raise RequestInvalid(f"priority is a whole number from 1 to 5, not {priority!r}.")
@@ -193,6 +195,8 @@ class AsyncClient:
             form=form,
             user_id=user_id,
         )
+        if request.over_responses:
+            refuse_what_responses_lack(request)
         self.refuse_what_cannot_fit(request)
         return Errand(
             request=request,
@@ -437,18 +441,22 @@ class AnswerStream:
 def _form(shape: Schema | None, structured: Structured, base_url: str) -> AnswerForm | None:
     """What the server is told of the shape apart from the messages; None in JSON mode."""
     if structured not in get_args(Structured):
-        raise ConfigError(f"structured= is 'json' or 'tool', not {structured!r}.")
+        raise ConfigError(f"structured= is 'responses', 'json' or 'tool', not {structured!r}.")
     if structured == "json":
         return None
     if shape is None:
-        raise ConfigError("structured='tool' needs a schema.", hint="Pass schema=, such as {'label': str}.")
-    url = urlsplit(base_url)
-    if url.path.rstrip("/").endswith("/v1") and f".{url.hostname}".endswith(f".{DEEPSEEK_HOST}"):
         raise ConfigError(
-            "structured='tool' uses DeepSeek's beta address, which base_url's /v1 does not lead to.",
-            hint="Leave /v1 out of base_url: https://api.deepseek.com",
+            f"structured={structured!r} needs a schema.", hint="Pass schema=, such as {'label': str}."
         )
-    return shape.form()
+    url = urlsplit(base_url)
+    astray, address = ("/v1", "beta address") if structured == "tool" else ("/beta", "address /responses")
+    if url.path.rstrip("/").endswith(astray) and f".{url.hostname}".endswith(f".{DEEPSEEK_HOST}"):
+        raise ConfigError(
+            f"structured={structured!r} uses DeepSeek's {address}, which base_url's {astray} does not lead "
+            "to.",
+            hint=f"Leave {astray} out of base_url: https://api.deepseek.com",
+        )
+    return shape.form(structured)
 
 
 def _thinks_not(thinking: bool | None, effort: str | None) -> bool:

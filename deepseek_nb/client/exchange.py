@@ -13,12 +13,14 @@ from deepseek_nb.core.chat import Answer, ChatRequest
 from deepseek_nb.core.errors import (
     DeepSeekError,
     Disposition,
+    EndpointUnknown,
     NeverConnected,
     Overloaded,
     RateLimited,
     Recalled,
     TransportFailed,
 )
+from deepseek_nb.core.responses import RESPONSES_PATH, ResponsesDecoder, responses_body
 from deepseek_nb.core.wire import AnswerDecoder, Delta, error_from_reply, request_body, request_path
 
 __all__ = ["Exchange"]
@@ -53,7 +55,8 @@ class Exchange:
         self.ticket = ticket
         self.limits = limits
         self.stream = stream
-        self.decoder = AnswerDecoder(request, streamed=stream)
+        decoder = ResponsesDecoder if request.over_responses else AnswerDecoder
+        self.decoder: AnswerDecoder = decoder(request, streamed=stream)
         self.spoke = False
         """Whether any byte of a reply came, a status line included."""
         self.began = False
@@ -76,10 +79,7 @@ class Exchange:
         try:
             async with Watchdog(self.limits, repeat_due) as self._watchdog:
                 self._gate.sent(self.ticket, self.take_back)
-                body = request_body(self.request, stream=self.stream, dialect=self.upstream.dialect)
-                path = request_path(
-                    self.request, base_path=self.upstream.base_path, dialect=self.upstream.dialect
-                )
+                path, body = self._told()
                 async with self.upstream.transport.post(path, body) as reply:
                     decoder.trace_id = reply.trace_id
                     self._speaks()
@@ -87,7 +87,10 @@ class Exchange:
                         said = bytearray()
                         async for data in reply.chunks:
                             said += data[: ERROR_BODY_BYTES - len(said)]
-                        raise error_from_reply(reply.status, bytes(said), reply.headers)
+                        error = error_from_reply(reply.status, bytes(said), reply.headers)
+                        if isinstance(error, EndpointUnknown) and self.request.over_responses:
+                            error.hint = "The server may have no /responses: use structured='json'."
+                        raise error
                     await self._read(reply.chunks, self._watchdog)
         except DeepSeekError as error:
             if decoder.done:
@@ -104,6 +107,14 @@ class Exchange:
             self._begin()
             self._show(Delta(answer.text, answer.reasoning))
         return answer
+
+    def _told(self) -> tuple[str, bytes]:
+        """The path and the body."""
+        request, upstream = self.request, self.upstream
+        if request.over_responses:
+            return RESPONSES_PATH, responses_body(request, stream=self.stream)
+        path = request_path(request, base_path=upstream.base_path, dialect=upstream.dialect)
+        return path, request_body(request, stream=self.stream, dialect=upstream.dialect)
 
     async def _read(self, chunks: AsyncIterator[bytes], watchdog: Watchdog) -> None:
         decoder = self.decoder

@@ -20,7 +20,7 @@ from deepseek_nb.client.schema_columns import Column, Nested, columns_of
 from deepseek_nb.client.schema_strict import strict_schema
 from deepseek_nb.core.chat import Answer, canonical_json
 from deepseek_nb.core.errors import SchemaError, SchemaMismatch
-from deepseek_nb.core.form import AnswerForm
+from deepseek_nb.core.form import AnswerForm, Way, json_instruction
 
 __all__ = ["Schema"]
 
@@ -158,13 +158,16 @@ class Schema:
 
         Fields stand in the order they were given: a reason asked for before a score is written before it.
         """
-        told = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
-        return f"Answer with one JSON object that fits this JSON Schema: {told}\nWrite only the JSON object."
+        return json_instruction(_told(self.json_schema))
 
-    def form(self) -> AnswerForm:
-        """The shape as a strict function. Raises SchemaError for what strict functions do not support."""
-        told = json.dumps(strict_schema(self.json_schema), ensure_ascii=False, separators=(",", ":"))
-        return AnswerForm("answer", told)
+    def form(self, way: Way = "tool") -> AnswerForm:
+        """The shape as the server is told it apart from the messages.
+
+        As a strict function; raises SchemaError for what strict functions do not support. Or, with
+        "responses", as the format of the answer, for which no subset is documented: as it is.
+        """
+        schema = self.json_schema if way == "responses" else strict_schema(self.json_schema)
+        return AnswerForm("answer", _told(schema), way)
 
     def parse(self, answer: Answer) -> Any:
         """The checked value of an answer.
@@ -220,6 +223,10 @@ class Schema:
 
     def __repr__(self) -> str:
         return f"Schema({self.name}: {', '.join(self.columns)})"
+
+
+def _told(schema: Mapping[str, Any]) -> str:
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 
 def _models(kinds: tuple[Any, ...]) -> list[type[pydantic.BaseModel]]:

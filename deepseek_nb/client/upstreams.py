@@ -20,6 +20,7 @@ from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import ChatRequest
 from deepseek_nb.core.errors import ConfigError, StoreFailed
 from deepseek_nb.core.prices import Price
+from deepseek_nb.core.responses import in_json_mode
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.core.wire import Dialect
 
@@ -109,12 +110,17 @@ class Upstreams:
         return tuple(names)
 
     def legs(self, request: ChatRequest, names: Sequence[str], *, interactive: bool) -> tuple[Leg, ...]:
-        """Where ``request`` is asked after the first route, in this order; never where it was asked first."""
+        """Where ``request`` is asked after the first route, in this order; never where it was asked first.
+
+        Servers that may know nothing but what all have are asked in JSON mode instead of at /responses.
+        """
         legs = []
         first = request.fingerprint(self._settings.route_name)
         for name in names:
-            _, settings = self._routes[name]
+            route, settings = self._routes[name]
             asked = replace(request, model=settings.model)
+            if asked.over_responses and route.speaks() == "openai":
+                asked = in_json_mode(asked)
             key = asked.fingerprint(settings.route_name)
             if key != first:
                 legs.append(Leg(asked, key, self.failover_s(interactive=interactive), name))

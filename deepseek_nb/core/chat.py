@@ -64,7 +64,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     schema_digest: str | None = None
     form: AnswerForm | None = None
-    """The function the model has to answer with, where one is used; sent beside the messages."""
+    """The shape of the answer, where the server is told it beside the messages."""
     user_id: str | None = None
     """Isolates the server's prefix cache: one per job, never one per row. Not in the fingerprint."""
 
@@ -88,6 +88,11 @@ class ChatRequest:
     def wants_json(self) -> bool:
         """Whether only JSON is an answer."""
         return self.json_mode or self.form is not None
+
+    @property
+    def over_responses(self) -> bool:
+        """Whether it is asked at ``/responses`` (see ``core.responses``) and not at ``/chat/completions``."""
+        return self.form is not None and self.form.way == "responses"
 
     def prompt_chars(self) -> int:
         """Characters of all messages together."""

@@ -42,7 +42,16 @@ from deepseek_nb.core.errors import (
 )
 from deepseek_nb.core.tokens import estimate_request_tokens, estimate_tokens
 
-__all__ = ["AnswerDecoder", "Delta", "Dialect", "error_from_reply", "request_body", "request_path"]
+__all__ = [
+    "AnswerDecoder",
+    "Delta",
+    "Dialect",
+    "compact_json",
+    "error_from_reply",
+    "request_body",
+    "request_path",
+    "usage_from",
+]
 
 KEPT_BODY_CHARS = 500
 WHITESPACE_RUN_CHARS = 1024
@@ -92,7 +101,7 @@ def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect 
     if last.reasoning is None and not last.prefix:
         turn = f'{{"role":{_quoted(last.role)},"content":{_quoted(last.content)}}}'
     else:
-        turn = _json(_turn(last, dialect))
+        turn = compact_json(_turn(last, dialect))
     text = f"{before}{turn}{after}"
     return text.encode("utf-8", "replace")
 
@@ -100,7 +109,8 @@ def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect 
 _quoted = json.encoder.encode_basestring  # as json.dumps(ensure_ascii=False) writes a text
 
 
-def _json(value: Any) -> str:
+def compact_json(value: Any) -> str:
+    """``value`` as JSON without spaces, text as it is (UTF-8)."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -140,9 +150,9 @@ def _around(
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-    turns = "".join(f"{_json(_turn(message, dialect))}," for message in head)
-    behind = _json(body)
-    return f'{{"model":{_json(model)},"messages":[{turns}', f"],{behind[1:]}" if body else "]}"
+    turns = "".join(f"{compact_json(_turn(message, dialect))}," for message in head)
+    behind = compact_json(body)
+    return f'{{"model":{compact_json(model)},"messages":[{turns}', f"],{behind[1:]}" if body else "]}"
 
 
 # -------------------------------------------------------------------------- from the server: errors
@@ -266,21 +276,25 @@ class Delta:
 
 
 def usage_from(raw: Any) -> Usage | None:
-    """``usage`` as the server sends it, in any of its shapes; None where it is missing or broken."""
+    """``usage`` as the server sends it, in any of its shapes; None where it is missing or broken.
+
+    The shape of ``/responses`` calls prompt and completion input and output.
+    """
     if not isinstance(raw, Mapping):
         return None
 
     def count(value: Any) -> int:
         return value if isinstance(value, int) and value >= 0 else 0
 
-    prompt = count(raw.get("prompt_tokens"))
-    details = raw.get("prompt_tokens_details")
+    read, written = ("prompt", "completion") if "prompt_tokens" in raw else ("input", "output")
+    prompt = count(raw.get(f"{read}_tokens"))
+    details = raw.get(f"{read}_tokens_details")
     hit = raw.get("prompt_cache_hit_tokens")
     if hit is None and isinstance(details, Mapping):
         hit = details.get("cached_tokens")
-    completion_details = raw.get("completion_tokens_details")
-    reasoning = completion_details.get("reasoning_tokens") if isinstance(completion_details, Mapping) else 0
-    return Usage(prompt, count(raw.get("completion_tokens")), min(count(hit), prompt), count(reasoning))
+    written_details = raw.get(f"{written}_tokens_details")
+    reasoning = written_details.get("reasoning_tokens") if isinstance(written_details, Mapping) else 0
+    return Usage(prompt, count(raw.get(f"{written}_tokens")), min(count(hit), prompt), count(reasoning))
 
 
 class AnswerDecoder:
@@ -291,6 +305,9 @@ class AnswerDecoder:
     whether a stream was asked for: of an answer in one piece nothing shows before its end, so that
     what breaks off is taken for as long as it may be.
     """
+
+    LAST_EVENT = "[DONE]"
+    HELD_IN = "choices"
 
     def __init__(self, request: ChatRequest, *, streamed: bool = True) -> None:
         self.request = request
@@ -315,7 +332,7 @@ class AnswerDecoder:
 
     @property
     def done(self) -> bool:
-        """Whether the stream said ``[DONE]``: nothing of interest can follow."""
+        """Whether the stream said its last word, ``[DONE]``: nothing of interest can follow."""
         return self._done
 
     # -- bytes in
@@ -468,7 +485,7 @@ class AnswerDecoder:
             self._whole_body(bytes(self._buffer))
         elif not (self._done and self._finish):
             said = f" ({self._foreign.decode('utf-8', 'replace')})" if self._foreign else ""
-            missing = "a finish reason" if self._done else "[DONE]"
+            missing = "a finish reason" if self._done else self.LAST_EVENT
             raise self._broken(f"the stream ended without {missing}{said}")
         return self._judged()
 
@@ -483,7 +500,7 @@ class AnswerDecoder:
         finish = self._finish or ""
         answer = self.partial(finish)
         if not self._saw_choice:
-            raise self._broken("the server sent no choices")
+            raise self._broken(f"the server sent no {self.HELD_IN}")
         if finish == "content_filter":
             raise ContentRefused(
                 "The server's filter left the answer out (content_filter).",
@@ -534,12 +551,15 @@ class AnswerDecoder:
             ("service_unavailable", 503),
             ("authentication", 401),
             ("invalid_request", 400),
+            ("invalid_prompt", 400),
         ):
             if word in kind:
                 status = stands_for
                 break
         if _begins(said, "Insufficient Balance"):
             status = 402
+        elif _begins(said, "Content Exists Risk"):
+            status = 400
         found = error_from_reply(status, json.dumps({"error": error}).encode())
         if self.progressed and found.retryable:
             return self._broken(f"the server broke off with an error: {said}")

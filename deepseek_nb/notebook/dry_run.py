@@ -44,7 +44,11 @@ def _parameters(request: Any) -> list[tuple[str, Any]]:
     if request.json_mode:
         named.append(("answer", "one JSON object, checked"))
     if request.form is not None:
-        named.append(("answer", "the arguments of a strict function, checked"))
+        ways = {
+            "tool": "the arguments of a strict function",
+            "responses": "JSON of the schema, by /responses",
+        }
+        named.append(("answer", f"{ways[request.form.way]}, checked"))
     return [(name.replace("_", " "), value) for name, value in named if value is not None]
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 from deepseek_nb.core.chat import canonical_json
 from deepseek_nb.sandbox.account import Catalogue, Model
-from deepseek_nb.sandbox.answers import error_body
+from deepseek_nb.sandbox.answers import compact, error_body
 from deepseek_nb.sandbox.http import RawRequest
 from deepseek_nb.sandbox.questions import ParsedRequest
 from deepseek_nb.sandbox.refusals import OCTETS, ApiError, governor, refuse
+from deepseek_nb.sandbox.responses import RESPONSES_PATHS, as_chat
 from deepseek_nb.sandbox.serde import describe, parse_trouble, position
 from deepseek_nb.sandbox.steps import Reply
 from deepseek_nb.sandbox.tokens import Counter
@@ -56,7 +58,12 @@ def parse_chat(
         raise ApiError(Reply.whole(text, 415, "text/plain; charset=utf-8"))
     checked = _Body(request.body, status_422=status_422)
     body = checked.body
-    fim = not path.endswith("chat/completions")
+    if path in RESPONSES_PATHS:
+        chat, schema = as_chat(body)
+        messages = tuple(chat["messages"])
+        parsed, model = _meaning(chat, path, messages, chat["model"], catalogue, counter, schema)
+        return replace(parsed, body=body), model
+    fim = _is_fim(path)
     messages = _messages_of_fim(body) if fim else checked.messages()
     model_name = checked.typed("model", str, "a string")
     for name in _NUMBERS:
@@ -159,6 +166,10 @@ class _Body:
         return {**message, "content": text, "_images": images}
 
 
+def _is_fim(path: str) -> bool:
+    return path.endswith("/completions") and not path.endswith("/chat/completions")
+
+
 def _messages_of_fim(body: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     text = f"{body.get('prompt', '')}{body.get('suffix') or ''}"
     return ({"role": "user", "content": text},)
@@ -171,6 +182,7 @@ def _meaning(
     model_name: str,
     catalogue: Catalogue,
     counter: Counter,
+    schema: dict[str, Any] | None = None,
 ) -> tuple[ParsedRequest, Model]:
     """The checks of what is well-formed, and the values that count."""
     model = catalogue.find(model_name)
@@ -190,12 +202,13 @@ def _meaning(
             "Invalid 'user_id': string too long. Expected a string with maximum length 512, "
             f"but got a string with length {len(user_id)} instead"
         )
-    fim = not path.endswith("chat/completions")
-    effort = "none" if fim else _effort(body)
+    effort = "none" if _is_fim(path) else _effort(body)
     json_mode = _json_mode(body, messages)
     if any(message.get("_images") for message in messages) and not model.images:
         raise refuse("This model does not support image")
     tool, told = check_tools(body, messages, thinking=effort != "none")
+    if schema is not None:
+        told = compact(schema).decode()
     max_tokens = body.get("max_tokens")
     if max_tokens is None:
         max_tokens = min(DEFAULT_MAX_TOKENS[effort], model.max_output_tokens)
@@ -230,6 +243,7 @@ def _meaning(
             stop=stop,
             stream=stream,
             tool=tool,
+            schema=schema,
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             user_id=user_id,
             request_hash=_digest(asked),

@@ -4,9 +4,10 @@ The rules. "Return exactly: X" and "Reply with exactly X" are answered with X; a
 says it of a row's ``{{fields}}`` and the question is that row as JSON. In JSON mode the
 first JSON Schema found in the messages (the system message first) is filled from the last user
 message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it. A
-function that has to be called gets its parameters filled alike. Where a list of answers to numbered rows
-is asked for, each row is answered as it would be alone.
-Where the system message asks for lines with the number of an option, those are written (see ``numbered``).
+function that has to be called gets its parameters filled alike, and so is the schema of ``/responses``.
+Where a list of answers to numbered rows is asked for, each row is answered as it would be alone (see
+``packed``). Where the system message asks for lines with the number of an option, those are written (see
+``numbered``).
 Anything else is answered with "[simulated]" and up to two sentences of it. An answer that ends in
 an unfinished assistant message (``prefix``) goes on where that stops. The same messages always
 get the same answer. Reasoning, where thinking is on, is a few sentences about the text, longer
@@ -66,11 +67,12 @@ def answer(request: ParsedRequest) -> Completion:
 
 def _text(request: ParsedRequest, question: str) -> str:
     said = [message["content"] for message in request.messages if message["role"] == "user"]
-    asked = request.tool.parameters if request.tool else find_schema(request.text_of("system"))[0]
+    wanted = request.schema if request.tool is None else request.tool.parameters
+    asked = wanted or find_schema(request.text_of("system"))[0]
     if asked is not None and (packed := answer_pack(asked, question, _row_text)) is not None:
         return _json(packed)
-    if request.tool is not None:
-        return _json(fill(request.tool.parameters, "\n".join(said)))
+    if wanted is not None:
+        return _json(fill(wanted, "\n".join(said)))
     exactly = _EXACTLY.search(question) or _EXACTLY.search(_filled(request.text_of("system"), question))
     if exactly is not None:
         return exactly["text"].strip()

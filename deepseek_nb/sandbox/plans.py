@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Protocol
 
 from deepseek_nb.sandbox.answers import (
     DONE,
@@ -20,9 +21,26 @@ from deepseek_nb.sandbox.faults import Fault
 from deepseek_nb.sandbox.spoil import Draft
 from deepseek_nb.sandbox.steps import BLANK, COMMENT, Beat, Cut, Hang, Reply, Send, Step, Wait
 
-__all__ = ["PLANS", "Work", "plan"]
+__all__ = ["PLANS", "Work", "Writer", "plan"]
 
 SSE = "text/event-stream"
+_INTERNAL = ("internal_error", "internal_error")
+
+
+class Writer(Protocol):
+    """Writes the events of one answer, in the order of the calls; what comes first may be asked for late."""
+
+    def role(self) -> bytes:
+        """The first events."""
+
+    def reasoning(self, text: str) -> bytes:
+        """One token of reasoning."""
+
+    def content(self, text: str) -> bytes:
+        """One token of the answer."""
+
+    def ending(self, *, role_null: bool = False) -> list[bytes]:
+        """The events after the last token; without the last of them the answer is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +92,45 @@ class Work:
             call=self.call,
         )
 
-    def writer(self) -> StreamText:
+    def writer(self) -> Writer:
         """Writes the events of this answer."""
-        null = self.include_usage and self.usage_chunk == "finish"
-        return StreamText(
-            self.head, thinking=self.draft.reasoning is not None, usage_null=null, call=self.call
-        )
+        return _ChatEvents(self)
 
-    def tokens(self, write: StreamText) -> list[bytes]:
+    def nothing(self, choices: str) -> bytes:
+        """The events of an answer whose choices are this JSON text."""
+        return _ChatEvents(self).bare(choices) + DONE
+
+    def beside(self, data: bytes, error: bytes) -> bytes:
+        """A body, or the last events, with an error (a member of an object) beside the answer."""
+        return data.replace(b"{", b"{" + error + b",", 1)
+
+    def error_event(self, message: str, after_tokens: int) -> bytes:
+        """An error in place of the event after so many tokens."""
+        del after_tokens
+        return b"data: " + error_body(message, *_INTERNAL) + b"\n\n"
+
+    def tokens(self, write: Writer) -> list[bytes]:
         """One event for each token."""
         events = [write.reasoning(piece) for piece in self.draft.reasoning or ()]
         return events + [write.content(piece) for piece in self.draft.content]
 
-    def ending(self, write: StreamText, *, role_null: bool = False) -> list[bytes]:
-        """The events after the last token."""
-        events = [write.finish(self.finish_reason, self.usage(), role_null=role_null)]
-        if self.usage_chunk == "extra":
-            events.append(write.bare("[]", self.bill.text()))
+
+class _ChatEvents(StreamText):
+    """The events of a chat's answer."""
+
+    def __init__(self, work: Work) -> None:
+        null = work.include_usage and work.usage_chunk == "finish"
+        super().__init__(
+            work.head, thinking=work.draft.reasoning is not None, usage_null=null, call=work.call
+        )
+        self._work = work
+
+    def ending(self, *, role_null: bool = False) -> list[bytes]:
+        """The events after the last token; the last one is ``[DONE]``."""
+        work = self._work
+        events = [self.finish(work.finish_reason, work.usage(), role_null=role_null)]
+        if work.usage_chunk == "extra":
+            events.append(self.bare("[]", work.bill.text()))
         return [*events, DONE]
 
 
@@ -106,7 +146,7 @@ def _plain(work: Work, *, role_null: bool = False) -> Reply:
         return _json_reply(work, work.body())
     write = work.writer()
     steps = _paced(work, write, work.tokens(write))
-    steps.append(Send(b"".join(work.ending(write, role_null=role_null))))
+    steps.append(Send(b"".join(write.ending(role_null=role_null))))
     return Reply(steps, content_type=SSE)
 
 
@@ -120,7 +160,7 @@ def _thinking_time(work: Work, tokens: int) -> list[Step]:
     return [Wait(wait_s, work.beat)] if wait_s > 0 else []
 
 
-def _paced(work: Work, write: StreamText, tokens: Sequence[bytes]) -> list[Step]:
+def _paced(work: Work, write: Writer, tokens: Sequence[bytes]) -> list[Step]:
     """The role, then each token when it is ready."""
     steps = _thinking_time(work, 0)
     if work.token_s <= 0:
@@ -192,19 +232,19 @@ def _comments(work: Work, _: Fault) -> Reply:
     steps: list[Step] = [Send(COMMENT)]
     for step in _paced(replace(work, token_s=max(work.token_s, 1e-9)), write, work.tokens(write)):
         steps += (step, Send(COMMENT)) if isinstance(step, Send) else (step,)
-    steps += (Send(COMMENT + event) for event in work.ending(write))
+    steps += (Send(COMMENT + event) for event in write.ending())
     return Reply(steps, content_type=SSE)
 
 
-def _no_done(ending: bytes) -> Callable[[Work, Fault], Reply]:
+def _no_done(*, begun: bool) -> Callable[[Work, Fault], Reply]:
     def reply(work: Work, _: Fault) -> Reply:
         if not work.stream:
             return _json_reply(work, work.body()[:-1], length=False)
         write = work.writer()
-        events = work.ending(write)[:-1]
-        return Reply(
-            [*_paced(work, write, work.tokens(write)), Send(b"".join([*events, ending]))], content_type=SSE
-        )
+        steps = _paced(work, write, work.tokens(write))
+        *events, last = write.ending()
+        unclosed = last[: -len(b"\n\n")] if begun else b""
+        return Reply([*steps, Send(b"".join([*events, unclosed]))], content_type=SSE)
 
     return reply
 
@@ -226,32 +266,31 @@ def _choices(text: str) -> Callable[[Work, Fault], Reply]:
     def reply(work: Work, _: Fault) -> Reply:
         if not work.stream:
             return _json_reply(work, work.body(text))
-        return Reply([*_thinking_time(work, 0), Send(work.writer().bare(text) + DONE)], content_type=SSE)
+        return Reply([*_thinking_time(work, 0), Send(work.nothing(text))], content_type=SSE)
 
     return reply
 
 
 def _error_in_200(work: Work, fault: Fault) -> Reply:
     del work
-    return Reply.whole(error_body(fault["message"], "internal_error", "internal_error"))
+    return Reply.whole(error_body(fault["message"], *_INTERNAL))
 
 
 def _error_in_stream(work: Work, fault: Fault) -> Reply:
     if not work.stream:
         return _error_in_200(work, fault)
-    error = error_body(fault["message"], "internal_error", "internal_error")
-    return _broken(work, fault, Send(b"data: " + error + b"\n\n"))
+    return _broken(work, fault, Send(work.error_event(fault["message"], fault["after_tokens"])))
 
 
 def _error_beside_answer(work: Work, fault: Fault) -> Reply:
-    error = error_body(fault["message"], "internal_error", "internal_error")[1:-1] + b","
+    error = error_body(fault["message"], *_INTERNAL)[1:-1]
     content = work.draft.content
     half = replace(work, draft=replace(work.draft, content=content[: len(content) // 2]))
     if not work.stream:
-        return _json_reply(half, b"{" + error + half.body()[1:])
+        return _json_reply(half, half.beside(half.body(), error))
     write = half.writer()
-    ending = b"".join(half.ending(write)).replace(b"data: {", b"data: {" + error, 1)
-    return Reply([*_paced(half, write, half.tokens(write)), Send(ending)], content_type=SSE)
+    steps = _paced(half, write, half.tokens(write))
+    return Reply([*steps, Send(half.beside(b"".join(write.ending()), error))], content_type=SSE)
 
 
 def _swapped(work: Work, fault: Fault) -> Reply:
@@ -287,8 +326,8 @@ PLANS: dict[str, Callable[[Work, Fault], Reply]] = {
     "cut_incomplete": lambda work, fault: _broken(work, fault, Cut(reset=False)),
     "cut_eof": _broken,
     "proxy_text": _proxy_text,
-    "no_done": _no_done(b""),
-    "done_unclosed": _no_done(DONE[:-2]),
+    "no_done": _no_done(begun=False),
+    "done_unclosed": _no_done(begun=True),
     "reset_before_headers": lambda *_: Reply([Cut()]),
     "stale_connection": lambda work, _: replace(_plain(work), stale=True),
     "dribble": _dribble,

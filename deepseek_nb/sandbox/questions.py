@@ -39,6 +39,8 @@ class ParsedRequest:
     include_usage: bool = False
     tool: Tool | None = None
     """The function the answer has to call."""
+    schema: dict[str, Any] | None = field(default=None, repr=False)
+    """The JSON Schema the answer has to fit, where the request tells one apart (``/responses``)."""
     user_id: str | None = None
     request_hash: str = ""
     prompt_hash: str = ""

@@ -25,6 +25,8 @@ from deepseek_nb.sandbox.plans import Work, plan
 from deepseek_nb.sandbox.prefix_cache import PrefixCache
 from deepseek_nb.sandbox.questions import ParsedRequest
 from deepseek_nb.sandbox.refusals import REFUSALS, ApiError, balance_empty, busy, error_reply, rate_limited
+from deepseek_nb.sandbox.response_events import ResponsesWork
+from deepseek_nb.sandbox.responses import RESPONSES_PATHS
 from deepseek_nb.sandbox.run import Run
 from deepseek_nb.sandbox.script import Ask, chance
 from deepseek_nb.sandbox.setup import Setup
@@ -39,7 +41,7 @@ CHAT_PATHS = frozenset(
     {"/chat/completions", "/v1/chat/completions", "/beta/chat/completions", "/beta/v1/chat/completions"}
 )
 FIM_PATHS = frozenset({"/completions", "/v1/completions", "/beta/completions"})
-ROUTES = dict.fromkeys(CHAT_PATHS | FIM_PATHS, "POST") | dict.fromkeys(
+ROUTES = dict.fromkeys(CHAT_PATHS | FIM_PATHS | RESPONSES_PATHS, "POST") | dict.fromkeys(
     ("/models", "/v1/models", "/user/balance", "/v1/user/balance"), "GET"
 )
 
@@ -180,7 +182,7 @@ class Service:
     def _reply(self, raw: RawRequest, path: str, case: Case) -> Reply | None:
         """The reply, if it is known at once; None if the request has to wait for a slot."""
         method = ROUTES.get(path)
-        if method is None:
+        if method is None or (path in RESPONSES_PATHS and self.catalogue.shape == "july"):
             return Reply.whole(b"", 404, None)
         if raw.method != method and not (raw.method == "HEAD" and method == "GET"):
             return Reply.whole(b"", 405, None)
@@ -266,7 +268,8 @@ class Service:
         token_s = setup.token_s * setup.tokens_per_event
         waste_s = min(self._debt_s, (setup.first_token_s + token_s * draft.tokens) * factor)
         self._debt_s -= waste_s
-        work = Work(
+        kind = ResponsesWork if case.path in RESPONSES_PATHS else Work
+        work = kind(
             AnswerHead(self._uuid(), int(self.clock.utc().timestamp()), request.served, setup.fingerprint),
             draft,
             case.bill,

@@ -19,6 +19,7 @@ ASK = "Sort this ticket: {{text}} ({{n}})"
 FORMS = {
     "keyed": {"layout": "keyed"},
     "keyed, by function": {"layout": "keyed", "structured": "tool"},
+    "keyed, by /responses": {"layout": "keyed", "structured": "responses"},
     "compact": {"layout": "compact"},
     "compact, by number": {"layout": "compact", "answers": "numbers"},
     "keyed, no filler": {"layout": "keyed", "cache_block": 0},

@@ -18,7 +18,7 @@ from deepseek_nb.sandbox import Completion, Fault, Sandbox
 from deepseek_nb.sandbox.engine import answer as engine_answer
 
 ASK = "Sort this ticket: {{text}}"
-LAYOUTS, WAYS = ("keyed", "compact", "inline"), ("json", "tool")
+LAYOUTS, WAYS = ("keyed", "compact", "inline"), ("json", "tool", "responses")
 FORMS = [{"layout": layout, "structured": way} for layout in LAYOUTS for way in WAYS]
 
 

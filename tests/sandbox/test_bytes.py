@@ -105,7 +105,7 @@ def test_golden_bodies(july, name):
     ("path", "method", "status"),
     [
         ("/nothing", "POST", 404),
-        ("/responses", "POST", 404),
+        ("/responses/x", "POST", 404),
         ("/anthropic/v1/messages", "POST", 404),
         ("/chat/completions", "GET", 405),
         ("/models", "POST", 405),
