@@ -307,7 +307,10 @@ class Gate:
         self._now_s = now
         report = a.report(now)
         loop = asyncio.get_running_loop()
-        self._meeting = loop.run_in_executor(self._thread, _meet, shared, report, self.member, now)
+        try:
+            self._meeting = loop.run_in_executor(self._thread, _meet, shared, report, self.member, now)
+        except RuntimeError:  # the interpreter ends and gives no thread work any more
+            return
         self._meeting.add_done_callback(partial(self._synced, report))
 
     def _synced(self, report: Report, meeting: asyncio.Future[View]) -> None:
