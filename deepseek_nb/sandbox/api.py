@@ -248,6 +248,7 @@ def _meaning(
             user_id=user_id,
             request_hash=_digest(asked),
             prompt_hash=_digest(body.get("messages", messages)),
+            question_hash=_digest(_values(next((m for m in reversed(messages) if m["role"] == "user"), {}))),
             prompt_tokens=tokens,
             blocks=blocks,
         ),
@@ -257,6 +258,15 @@ def _meaning(
 
 def _digest(value: Any) -> str:
     return blake2b(canonical_json(value).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _values(message: Mapping[str, Any]) -> Any:
+    """What a message says: values where it is JSON, else its text."""
+    text = message.get("content", "")
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return text
 
 
 def _check_ranges(body: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ message (see ``filling``); without one the answer is ``{"answer": ...}`` with a 
 function that has to be called gets its parameters filled alike, and so is the schema of ``/responses``.
 Where a list of answers to numbered rows is asked for, each row is answered as it would be alone (see
 ``packed``). Where the system message asks for lines with the number of an option, those are written (see
-``numbered``).
+``numbered``). A row that is JSON is read field by field, in whatever order they come.
 Anything else is answered with "[simulated]" and up to two sentences of it. An answer that ends in
 an unfinished assistant message (``prefix``) goes on where that stops. The same messages always
 get the same answer. Reasoning, where thinking is on, is a few sentences about the text, longer
@@ -24,7 +24,7 @@ from typing import Any
 from deepseek_nb.core.chat import canonical_json
 from deepseek_nb.sandbox.filling import fill
 from deepseek_nb.sandbox.numbered import find_lines, write_lines
-from deepseek_nb.sandbox.packed import answer_pack
+from deepseek_nb.sandbox.packed import answer_pack, as_read
 from deepseek_nb.sandbox.questions import Completion, ParsedRequest
 from deepseek_nb.sandbox.words import clip, number_of, sentences
 
@@ -66,7 +66,7 @@ def answer(request: ParsedRequest) -> Completion:
 
 
 def _text(request: ParsedRequest, question: str) -> str:
-    said = [message["content"] for message in request.messages if message["role"] == "user"]
+    said = [as_read(message["content"]) for message in request.messages if message["role"] == "user"]
     wanted = request.schema if request.tool is None else request.tool.parameters
     asked = wanted or find_schema(request.text_of("system"))[0]
     if asked is not None and (packed := answer_pack(asked, question, _row_text)) is not None:
@@ -77,11 +77,11 @@ def _text(request: ParsedRequest, question: str) -> str:
     if exactly is not None:
         return exactly["text"].strip()
     if lines := find_lines(request.text_of("system")):
-        return write_lines(lines, question)
+        return write_lines(lines, as_read(question))
     schema, inside = _schema_of(request, question)
     told = schema is not None and not inside  # by the system message: obeyed without JSON mode too
     if not request.json_mode and not told:
-        return MARK + clip(_extract(question, 2), _ANSWER_CHARS)
+        return MARK + clip(_extract(as_read(question), 2), _ANSWER_CHARS)
     if schema is None:
         return canonical_json({"answer": clip(_extract(question, 1), _ANSWER_CHARS)})
     source = question.replace(inside, " ") if inside else "\n".join(said)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO, overload
+from typing import Any, Literal, TextIO, overload
 
 __all__ = ["RequestLog", "RequestRecord"]
 
@@ -31,6 +31,9 @@ class RequestRecord:
     """Hash of the body without ``user_id``, ``stream`` and ``stream_options``."""
     prompt_hash: str | None = None
     """Hash of the messages only."""
+    question_hash: str | None = None
+    """Hash of the last user message; of its values where it is JSON. The same for a row of a job whatever
+    stands before it and in whichever order its fields are sent."""
     fault: str | None = None
     complete: bool = False
     """A whole answer, good or bad, was handed to the socket, and the client had not gone away."""
@@ -122,18 +125,18 @@ class RequestLog:
         """The records whose whole answer was handed over."""
         return [record for record in self.snapshot() if record.complete]
 
-    def answered_twice(self) -> dict[str, int]:
-        """Requests that got a usable answer more than once: request hash and how often.
+    def answered_twice(self, by: Literal["request_hash", "question_hash"] = "request_hash") -> dict[str, int]:
+        """Requests that got a usable answer more than once: request hash (or question hash) and how often.
 
         >>> RequestLog().answered_twice()
         {}
         """
         counts = Counter(
-            record.request_hash
+            getattr(record, by)
             for record in self.snapshot()
-            if record.usable and record.request_hash is not None
+            if record.usable and getattr(record, by) is not None
         )
-        return {request_hash: count for request_hash, count in counts.items() if count > 1}
+        return {named: count for named, count in counts.items() if count > 1}
 
     def faults(self) -> Counter[str]:
         """How often each fault was played."""

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from deepseek_nb.core.chat import canonical_json
 from deepseek_nb.sandbox.filling import fill
 
-__all__ = ["answer_pack"]
+__all__ = ["answer_pack", "as_read"]
 
 
 def answer_pack(schema: dict[str, Any], question: str, answer_text: Callable[[str], str]) -> Any:
@@ -33,14 +34,33 @@ def answer_pack(schema: dict[str, Any], question: str, answer_text: Callable[[st
     }
 
 
+def as_read(text: str) -> str:
+    r"""A row that is a JSON object as a person reads it: a line for each field, sorted by name.
+
+    So its answer does not hang on the order of its fields. A single field is its value; other texts stay.
+
+    >>> as_read('{"sum":20,"kind_of_loan":"car"}')
+    'Kind of loan: car\nSum: 20'
+    """
+    if not text.startswith("{"):
+        return text
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    told = {name: value if isinstance(value, str) else canonical_json(value) for name, value in row.items()}
+    if len(told) == 1:
+        return next(iter(told.values()))
+    return "\n".join(f"{name.replace('_', ' ').capitalize()}: {told[name]}" for name in sorted(told))
+
+
 def _rows(question: str) -> list[tuple[int, str]] | None:
     rows: list[tuple[int, str]] = []
     for line in question.split("\n"):
         try:
             told = json.loads(line)
             row = told["row"]
-            text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, separators=(",", ":"))
-            rows.append((told["id"], text))
+            rows.append((told["id"], row if isinstance(row, str) else as_read(canonical_json(row))))
         except (ValueError, KeyError, TypeError):
             return None
     return rows

@@ -44,6 +44,7 @@ class ParsedRequest:
     user_id: str | None = None
     request_hash: str = ""
     prompt_hash: str = ""
+    question_hash: str = ""
     prompt_tokens: int = 0
     blocks: tuple[int, ...] = field(default=(), repr=False)
     """A digest of the first 128, 256, ... tokens."""

@@ -117,6 +117,7 @@ class Case:
                 user_id=None if request is None else request.user_id,
                 request_hash=None if request is None else request.request_hash,
                 prompt_hash=None if request is None else request.prompt_hash,
+                question_hash=None if request is None else request.question_hash,
                 fault=None if self.fault is None else self.fault.name,
                 complete=whole,
                 usable=whole and self.good and (spec is None or spec.usable),

@@ -159,10 +159,10 @@ def stop_and_go_on(
     if together > 1:
         return pending > 0
     asked = frame[["left", "right"]].astype(object).dropna().drop_duplicates()
-    assert len({record.request_hash for record in server.log.chats if record.usable}) == len(asked)
-    assert server.log.answered_twice() == {}
-    charged = Counter(record.request_hash for record in server.log.chats if record.cost_usd > 0)
-    broken = Counter(record.request_hash for record in server.log.chats if record.fault == "no_done")
+    assert len({record.question_hash for record in server.log.chats if record.usable}) == len(asked)
+    assert server.log.answered_twice(by="question_hash") == {}
+    charged = Counter(record.question_hash for record in server.log.chats if record.cost_usd > 0)
+    broken = Counter(record.question_hash for record in server.log.chats if record.fault == "no_done")
     assert all(times == 1 + broken[asked_for] for asked_for, times in charged.items())
     return pending > 0
 

@@ -106,7 +106,7 @@ def test_no_acknowledged_answer_is_lost_and_little_is_paid_twice(server, tmp_pat
     assert last == {"said": "ok", "done": ROWS, "rows": ROWS}
     lines = Acknowledged(acknowledged.path).new()
     are_there(lines, folder)
-    charged = Counter(record.request_hash for record in RequestLog.read(log).chats if record.cost_usd > 0)
+    charged = Counter(record.question_hash for record in RequestLog.read(log).chats if record.cost_usd > 0)
     twice = sum(charged.values()) - len(charged)
     print(
         f"{KILLS} kills, {ROWS} rows, {len(lines['store']) + len(lines['job'])} acknowledgements, 0 lost; "
