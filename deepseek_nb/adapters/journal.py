@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -232,12 +233,15 @@ class Journal:
                 "SELECT coalesce(max(position) + 1, 0) FROM items WHERE job=?", (number,)
             ).fetchone()[0]
             before = connection.total_changes
+            placed = enumerate(items, first)
             connection.executemany(
                 "INSERT OR IGNORE INTO items (job, position, key, state, priority, due, tries, refusals, "
                 "body, body_sum) VALUES (?, ?, ?, 'q', ?, 0, 0, 0, ?, ?)",
                 (
-                    (number, first + place, key, priority, body, _sum(key, body))
-                    for place, (key, body, priority) in enumerate(items)
+                    (number, position, key, priority, body, _sum(key, body))
+                    for position, (key, body, priority) in (
+                        _missing(connection, number, placed) if first else placed
+                    )
                 ),
             )
             added = connection.total_changes - before
@@ -513,7 +517,7 @@ class Journal:
             again = []
             for _, number, key, state, tries, refusals, answer, error, result_sum in page:
                 finished = state in ("d", "f")
-                if finished and _sum(key, state, answer, error) != result_sum:
+                if finished and _result_sum(key, state, answer, error) != result_sum:
                     again.append(number)
                     yield ItemRow(key, "q", tries, refusals, None, None)
                 elif finished:
@@ -722,6 +726,20 @@ def _number(connection: sqlite3.Connection, name: str) -> int:
     return int(row[0])
 
 
+def _missing(
+    connection: sqlite3.Connection, number: int, placed: Iterator[tuple[int, tuple[str, str, int]]]
+) -> Iterator[tuple[int, tuple[str, str, int]]]:
+    """Without those pages of rows that the job holds already: where it is run again, all of them."""
+    while chunk := list(islice(placed, PAGE_ITEMS)):
+        keys = json.dumps([key for _, (key, _, _) in chunk])
+        (there,) = connection.execute(
+            "SELECT count(*) FROM items WHERE job=? AND key IN (SELECT value FROM json_each(?))",
+            (number, keys),
+        ).fetchone()
+        if there < len(chunk):
+            yield from chunk
+
+
 def _mismatch(there: JobRow, meta: Mapping[str, Any]) -> JobMismatch:
     given = json.loads(json.dumps(dict(meta)))
     other = [
@@ -735,10 +753,17 @@ def _mismatch(there: JobRow, meta: Mapping[str, Any]) -> JobMismatch:
 
 def _sum(key: str, *texts: str | None) -> int:
     """A checksum that ties texts to their key: damaged text is never taken for an answer. 1 us for 1 kB."""
-    total = zlib.crc32(str(key).encode("utf-8", "surrogatepass"))
-    for text in texts:
-        total = zlib.crc32(b"\0" if text is None else str(text).encode("utf-8", "surrogatepass"), total)
-    return total
+    together = "".join([str(key), *(_NOTHING if text is None else str(text) for text in texts)])
+    return zlib.crc32(together.encode("utf-8", "surrogatepass"))
+
+
+def _result_sum(key: str, state: str, answer: str | None, error: str | None) -> int:
+    """As :func:`_sum`, for every row of a job that is read."""
+    told = f"{key}{state}{_NOTHING if answer is None else answer}{_NOTHING if error is None else error}"
+    return zlib.crc32(told.encode("utf-8", "surrogatepass"))
+
+
+_NOTHING = "\0"
 
 
 def _boot_of(owner: str) -> str:

@@ -168,7 +168,7 @@ def fitting(rows: Rows, make_errand: Asking) -> tuple[Rows, list[str]]:
     unfit: dict[int, str] = {}
     for place, prompt in enumerate(rows.prompts):
         try:
-            keys.append(make_errand(prompt, None).key)
+            keys.append(make_errand.key(prompt))
         except ContextTooLong as error:
             if len(unfit) + 1 == len(rows.prompts):
                 raise

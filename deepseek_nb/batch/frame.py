@@ -85,28 +85,22 @@ def build_frame(
     has the same prompt as an earlier one shares its answer: ``cached`` is True and ``cost_usd`` 0, so
     that the column's sum is the job's bill. Dtypes are those of :func:`~deepseek_nb.batch.typed.typed`.
     """
-    columns = frame_columns(schema, into, raw=raw)
-    values: dict[str, list[Any]] = {column.name: [None] * len(keys) for column in columns}
-    values["status"] = ["pending"] * len(keys)
     place = {key: number for number, key in enumerate(keys)}
-    entry_of = _Entries(schema, into, raw=raw)
+    table = _Table(len(keys), schema, into, raw=raw)
     for item in ledger:
         number = place.get(item.key)
         if number is not None:
-            for name, value in entry_of(item):
-                values[name][number] = value
+            table.put(number, item)
     places = np.asarray(rows.row_prompt, dtype=np.intp)
     series = {
-        column.name: scattered(
-            typed(values.pop(column.name), column), places
-        )  # a list is freed once it is used
-        for column in columns
+        column.name: scattered(typed(table.values.pop(column.name), column), places)
+        for column in table.columns  # a list is freed once it is used
     }
     _tell_of_repeats(series, places)
     _tell_of_problems(series, places, rows.problems)
-    frame = pd.DataFrame(series, columns=pd.Index([column.name for column in columns], dtype="str"))
+    frame = pd.DataFrame(series, columns=pd.Index([column.name for column in table.columns], dtype="str"))
     frame.index = index
-    frame.attrs["mended"] = entry_of.mended
+    frame.attrs["mended"] = table.mended
     return frame
 
 
@@ -132,65 +126,69 @@ def _tell_of_problems(
         series["cost_usd"].iloc[unasked] = 0.0
 
 
-class _Entries:
-    """What one row of the ledger puts into which columns."""
+class _Table:
+    """The columns of the result: one value for each distinct prompt, put in place from the ledger."""
 
-    def __init__(self, schema: Schema | None, into: str | None, *, raw: bool) -> None:
-        self._schema = schema
-        self._fields = _answer_columns(schema, into)
-        self._whole = None if schema is None or into is None else Schema.of(schema, nested="object")
-        self._raw = raw
+    def __init__(self, count: int, schema: Schema | None, into: str | None, *, raw: bool) -> None:
+        self.columns = frame_columns(schema, into, raw=raw)
+        self.values: dict[str, list[Any]] = {column.name: [None] * count for column in self.columns}
+        self.values["status"] = ["pending"] * count
         self.mended = 0
         """How many answers could be read only after a light repair of their text."""
+        self._schema = schema
+        self._whole = None if schema is None or into is None else Schema.of(schema, nested="object")
+        self._raw = raw
+        self._answers = [(self.values[field.name], field) for field in _answer_columns(schema, into)]
 
-    def __call__(self, item: ItemRow) -> Iterable[tuple[str, Any]]:
+    def put(self, number: int, item: ItemRow) -> None:
+        """What the ledger says of the prompt at position ``number``."""
         if item.state == "d" and item.answer_json is not None:
-            return self._done(jiter.from_json(item.answer_json.encode("utf-8", "replace")))
-        if item.state == "f" and item.error_json is not None:
-            return self._failed(item, json.loads(item.error_json))
-        return ()
+            self._done(number, jiter.from_json(item.answer_json.encode("utf-8", "replace")))
+        elif item.state == "f" and item.error_json is not None:
+            self._failed(number, item, json.loads(item.error_json))
 
-    def _done(self, kept: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-        text = kept["text"]
-        mends: tuple[str, ...] = ()
-        answered: Iterable[tuple[str, Any]] = ((self._fields[0].name, text),)
-        if self._schema is not None:
+    def _done(self, number: int, kept: dict[str, Any]) -> None:
+        values, text = self.values, kept["text"]
+        values["attempts"][number] = kept.get("attempts", 1)
+        if self._raw:
+            values["raw"][number] = text
+        if self._schema is None:
+            self._answers[0][0][number] = text
+        else:
             try:
                 value, mends = self._schema.read(text)
             except ValueError as why:  # the model's own checks have changed since it was answered
-                told = [("status", "failed"), ("error", f"SchemaMismatch: {why}")]
-                return [*told, ("attempts", kept.get("attempts", 1)), *(self._words(text, mends))]
-            answered = self._spread(self._schema, value)
+                values["status"][number] = "failed"
+                values["error"][number] = f"SchemaMismatch: {why}"
+                return
+            self._spread(number, self._schema, value)
+            if mends:
+                self.mended += 1
+                if self._raw:
+                    values["mends"][number] = ", ".join(mends)
         cached, usage = bool(kept.get("cached")), kept.get("usage", {})
-        return [
-            *answered,
-            ("status", "done"),
-            ("route", origin_of(kept.get("fingerprint", ""), kept.get("route", ""))),
-            ("attempts", kept.get("attempts", 1)),
-            ("cached", cached),
-            ("tokens", usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)),
-            ("cost_usd", 0.0 if cached else kept.get("cost_usd")),
-            ("latency_s", kept.get("latency_s", 0.0)),
-            *self._words(text, mends),
-        ]
+        values["status"][number] = "done"
+        values["route"][number] = origin_of(kept.get("fingerprint", ""), kept.get("route", ""))
+        values["cached"][number] = cached
+        values["tokens"][number] = usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0)
+        values["cost_usd"][number] = 0.0 if cached else kept.get("cost_usd")
+        values["latency_s"][number] = kept.get("latency_s", 0.0)
 
-    def _words(self, text: str, mends: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
-        self.mended += bool(mends)
-        return (("raw", text), ("mends", ", ".join(mends) or None)) if self._raw else ()
-
-    def _spread(self, schema: Schema, value: Any) -> Iterable[tuple[str, Any]]:
+    def _spread(self, number: int, schema: Schema, value: Any) -> None:
         if self._whole is not None:
-            return [(self._fields[0].name, self._whole.row(value))]
+            self._answers[0][0][number] = self._whole.row(value)
+            return
         plain = schema.plain(value)
-        return [(field.name, field.of(plain)) for field in self._fields]
+        for values, field in self._answers:
+            path = field.path
+            values[number] = plain.get(path[0]) if len(path) == 1 else field.of(plain)
 
-    def _failed(self, item: ItemRow, told: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-        words = told.get("raw") or ()
-        return [
-            ("status", "failed"),
-            ("error", f"{told['error']}: {told['message']}"),
-            ("attempts", told.get("attempts", item.tries)),
-            ("cached", False),
-            ("cost_usd", told.get("cost_usd") or 0.0),
-            *([("raw", words[-1])] if self._raw and words else ()),
-        ]
+    def _failed(self, number: int, item: ItemRow, told: dict[str, Any]) -> None:
+        values, words = self.values, told.get("raw") or ()
+        values["status"][number] = "failed"
+        values["error"][number] = f"{told['error']}: {told['message']}"
+        values["attempts"][number] = told.get("attempts", item.tries)
+        values["cached"][number] = False
+        values["cost_usd"][number] = told.get("cost_usd") or 0.0
+        if self._raw and words:
+            values["raw"][number] = words[-1]

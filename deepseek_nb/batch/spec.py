@@ -16,6 +16,7 @@ from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.call import Leg
 from deepseek_nb.core.chat import ChatRequest, Message, Usage, canonical_json
+from deepseek_nb.core.copies import changed
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.estimate import scale_of
@@ -186,6 +187,8 @@ class Asking:
             first = self._key_head[0]
             noted = Message(first.role, f"{first.content}\n[filled up to {block} tokens]")
             self._key_head = (noted, *self._key_head[1:])
+        row = Message("user", PLACEHOLDER)
+        self._key_of = changed(self._plain.request, messages=(*self._key_head, row)).keys(self._route)
 
     def static_tokens(self, count: Callable[[str], int]) -> int:
         """Tokens of what stands before the row, as it is without filler."""
@@ -209,16 +212,12 @@ class Asking:
 
     def __call__(self, prompt: str, on_event: Callable[[CallEvent], None] | None = None) -> Errand:
         """The errand for one row, as the form keeps it. Raises ContextTooLong for one that is too long."""
-        plain = replace(self._plain.request, messages=(*self._key_head, Message("user", prompt)))
-        key = plain.fingerprint(self._route)
-        if self.form.layout == "inline":
-            request = plain
-        else:
-            message = Message("user", self.form.message(prompt))
-            request = replace(self._sent.request, messages=(*self._head, message))
+        message = Message("user", self.form.message(prompt))
+        request = changed(self._sent.request, messages=(*self._head, message))
         if len(prompt) > LONG_CHARS:
             self._client.refuse_what_cannot_fit(request)
-        made = replace(self._sent, request=request, key=key, on_event=on_event)
+        key = self._key_of(Message("user", prompt))
+        made = changed(self._sent, request=request, key=key, on_event=on_event)
         return replace(made, fallbacks=self._again(self._elsewhere(prompt))) if self._again else made
 
     def pack(self, prompts: Sequence[str], on_event: Callable[[CallEvent], None] | None = None) -> Errand:
@@ -234,6 +233,10 @@ class Asking:
         key = request.fingerprint(self._route)
         made = replace(self._sent, request=request, key=key, look_up=False, keep=False, check=None)
         return replace(made, on_event=on_event, fallbacks=self._again(request) if self._again else ())
+
+    def key(self, prompt: str) -> str:
+        """The key of a row, without its errand. Raises ContextTooLong for one that is too long."""
+        return self(prompt).key if len(prompt) > LONG_CHARS else self._key_of(Message("user", prompt))
 
     def _elsewhere(self, prompt: str) -> ChatRequest:
         """The request as another server is asked: nothing is arranged or filled for its cache."""

@@ -6,7 +6,6 @@ import copy
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, get_args, get_origin
@@ -19,6 +18,7 @@ from deepseek_nb.client.schema_checks import at_the_top, unmeetable, without_tit
 from deepseek_nb.client.schema_columns import Column, Nested, columns_of
 from deepseek_nb.client.schema_strict import strict_schema
 from deepseek_nb.core.chat import Answer, canonical_json
+from deepseek_nb.core.copies import changed
 from deepseek_nb.core.errors import SchemaError, SchemaMismatch
 from deepseek_nb.core.form import AnswerForm, Way, json_instruction
 
@@ -186,7 +186,7 @@ class Schema:
             value, mends = self.read(answer.text)
         except ValueError as why:
             raise SchemaMismatch(str(why), answer=answer) from None
-        return replace(answer, value=value, mends=mends)
+        return changed(answer, value=value, mends=mends)
 
     def read(self, text: str) -> tuple[Any, tuple[Mend, ...]]:
         """The checked value of a text, and what was mended to read it. Raises ValueError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -74,15 +75,23 @@ class ChatRequest:
         ``route`` names who answers (a simulation's or a local model's answer never poses as the
         real service's). Credentials, ``user_id``, budgets and priorities are not part of it.
         """
+        return self.keys(route)(self.messages[-1])
+
+    def keys(self, route: str) -> Callable[[Message], str]:
+        """What gives the fingerprint of this request with another last message, for the rows of a job."""
         parameters = _parameters(
             *(self.thinking, self.reasoning_effort, self.json_mode, self.max_tokens),
             *(self.temperature, self.top_p, self.stop, self.schema_digest),
             *(() if self.form is None else (self.form.told,)),
         )
-        begun = _begun(self.messages[:-1]).copy()  # the same for all rows of a job
-        begun.update(f"{_told(self.messages[-1:])}]".encode("utf-8", "surrogatepass"))
-        prompt = begun.hexdigest()
-        return f"{route}/{self.model}_{prompt}_{parameters}"
+        before, origin = _begun(self.messages[:-1]), f"{route}/{self.model}"
+
+        def key(last: Message) -> str:
+            begun = before.copy()
+            begun.update(f"{_turn(last)}]".encode("utf-8", "surrogatepass"))
+            return f"{origin}_{begun.hexdigest()}_{parameters}"
+
+        return key
 
     @property
     def wants_json(self) -> bool:
@@ -105,11 +114,13 @@ class ChatRequest:
 
 def _told(messages: tuple[Message, ...]) -> str:
     """As :func:`canonical_json` writes them, one after another."""
-    return ",".join(
-        f"[{_quoted(m.role)},{_quoted(m.content)},"
-        f"{'null' if m.reasoning is None else _quoted(m.reasoning)},{'true' if m.prefix else 'false'}]"
-        for m in messages
-    )
+    return ",".join(map(_turn, messages))
+
+
+def _turn(message: Message) -> str:
+    reasoning = "null" if message.reasoning is None else _quoted(message.reasoning)
+    prefix = "true" if message.prefix else "false"
+    return f"[{_quoted(message.role)},{_quoted(message.content)},{reasoning},{prefix}]"
 
 
 @lru_cache(maxsize=16)
