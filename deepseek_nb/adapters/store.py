@@ -619,12 +619,15 @@ def store_file(path: str | Path) -> Path:
 
 def json_text(value: Any) -> str:
     """Compact JSON that UTF-8 can hold (half a surrogate pair is escaped). Raises TypeError: not JSON."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = _compact.encode(value)
     try:
         text.encode()
     except UnicodeEncodeError:
         text = json.dumps(value, separators=(",", ":"))
     return text
+
+
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def checksum(key: str, created: float, text: str) -> str:

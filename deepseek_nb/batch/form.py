@@ -115,7 +115,10 @@ def form_of(template: Template, columns: Sequence[str], layout: Layout) -> Form:
 
 def compact_json(value: object) -> str:
     """JSON without blanks, in the order given, text as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _compact.encode(value)
+
+
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def _bare(value: object) -> str:

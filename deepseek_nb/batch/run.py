@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from deepseek_nb.adapters.journal import Item, ItemRow, Journal
+from deepseek_nb.adapters.store import json_text
 from deepseek_nb.batch.hours import Hours
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.waves import Waves
@@ -262,7 +263,7 @@ class JobRun:
         turn = {key: place for place, key in enumerate(keys)}  # they come in the order they were written down
         for item in sorted(items, key=lambda item: turn[item.key]):
             if (found := kept.get(item.key)) is not None and self._fits(found):
-                acks.append((item, json.dumps({**found, "cached": True}, ensure_ascii=False), 0.0))
+                acks.append((item, json_text({**found, "cached": True}), 0.0))
             else:
                 self._leased.append(item)
         if acks:
@@ -479,7 +480,8 @@ class JobRun:
         """Have the journal keep these answers and what they cost; gives what hindered it, if anything."""
         acks: list[tuple[Item, str, float | None]] = []
         for item, answer in answers:
-            text = json.dumps({**answer.to_json(), "cached": answer.cached}, ensure_ascii=False)
+            kept = answer.to_json()
+            text = json_text({**kept, "cached": True} if answer.cached else kept)
             acks.append((item, text, 0.0 if answer.cached else answer.cost_usd))
         self.progress.spent_usd += sum(paid_usd or 0.0 for _, _, paid_usd in acks)
         self._on_the_wire[task] = True

@@ -56,6 +56,8 @@ class Schema:
         """The model of each, where the answer is a list of them; None otherwise."""
         self.json_schema = json_schema
         self.model = model
+        self._adapter = pydantic.TypeAdapter(model) if model and _is_usual(model) else None
+        """Has the model's own validator and serializer without what wraps them: half the time of a row."""
         self.nested: Nested = nested
         """What becomes of a model inside the model, as columns: its own ones, or one of objects."""
         reason = unmeetable(json_schema, json_schema)
@@ -196,7 +198,10 @@ class Schema:
             raise ValueError(f"The answer is not JSON ({why}).") from None
         try:
             if self.model is not None:
-                value = self.model.model_validate(raw)
+                reads = (
+                    self._adapter.validator.validate_python if self._adapter else self.model.model_validate
+                )
+                value: Any = reads(raw)
                 return (getattr(value, LIST_FIELD) if self.item else value), mends
             assert self._check is not None  # noqa: S101 (made where there is no model)
             return self._check(raw), mends
@@ -218,6 +223,8 @@ class Schema:
         if self.item is not None:
             return {LIST_FIELD: [one.model_dump(mode="json") for one in value]}
         if isinstance(value, pydantic.BaseModel):
+            if self._adapter is not None and type(value) is self.model:
+                return self._adapter.serializer.to_python(value, mode="json")  # type: ignore[no-any-return]
             return value.model_dump(mode="json")
         return dict(value)
 
@@ -231,6 +238,13 @@ def _told(schema: Mapping[str, Any]) -> str:
 
 def _models(kinds: tuple[Any, ...]) -> list[type[pydantic.BaseModel]]:
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)]
+
+
+def _is_usual(model: type[pydantic.BaseModel]) -> bool:
+    """Whether the model is read and written as all are: it may have methods of its own for that."""
+    base = pydantic.BaseModel
+    reads: Any = model.model_validate
+    return model.model_dump is base.model_dump and reads.__func__ is base.model_validate.__func__  # type: ignore[attr-defined]
 
 
 def _is_json(value: Any) -> bool:

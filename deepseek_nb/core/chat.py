@@ -226,10 +226,18 @@ class Answer:
         return origin_of(self.fingerprint, self.route)
 
     def to_json(self) -> dict[str, Any]:
-        """What the store keeps: plain JSON values, without what is made again of ``text``."""
-        kept: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}  # asdict() would copy it all
-        kept["usage"] = {name: getattr(self.usage, name) for name in Usage.__dataclass_fields__}
-        kept["raw"] = list(self.raw)
+        """What the store keeps: plain JSON values, without what is made again of ``text``.
+
+        What is as it is in every answer (an empty reasoning, no refusals) is left out: half the bytes.
+        """
+        kept: dict[str, Any] = {"text": self.text}
+        for name, usual in _KEPT:
+            if (value := getattr(self, name)) != usual:
+                kept[name] = value
+        usage = self.usage
+        kept["usage"] = {name: value for name in _COUNTS if (value := getattr(usage, name))}
+        if self.raw:
+            kept["raw"] = list(self.raw)
         return kept
 
     @classmethod
@@ -242,4 +250,9 @@ class Answer:
         return cls(**known)
 
 
-_KEPT = tuple(name for name in Answer.__dataclass_fields__ if name not in ("value", "mends", "cached"))
+_KEPT = tuple(
+    (name, told.default)
+    for name, told in Answer.__dataclass_fields__.items()
+    if name not in ("text", "usage", "raw", "value", "mends", "cached")
+)
+_COUNTS = tuple(Usage.__dataclass_fields__)
