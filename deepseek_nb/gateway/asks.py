@@ -80,7 +80,7 @@ def read_chat(body: Mapping[str, Any]) -> Ask:
         if not any(
             value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL[name]
         ):
-            said = "Functions (tool calls) are not supported" if name in ("tools", "functions") else ""
+            said = f"{name} (calls of functions) is not supported." if name in ("tools", "functions") else ""
             only = " or ".join(json.dumps(one) for one in NEUTRAL[name])
             raise bad_request(said or f"{name} is supported as {only} only.", name, "unsupported_value")
     if "model" not in given:
@@ -207,7 +207,7 @@ def _stop(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
         raise bad_request(f"{name} is a text or a list of texts.", name)
     if len(listed) > MOST_STOPS:
-        raise bad_request(f"Stop string array too long: {len(listed)}", name)
+        raise bad_request(f"{name}: at most {MOST_STOPS} texts, not {len(listed)}.", name)
     return tuple(each for each in listed if each)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from deepseek_nb.core import errors
 from deepseek_nb.core.errors import DeepSeekError
+from deepseek_nb.core.events import cause
 
 __all__ = ["ApiError", "bad_request", "from_error"]
 
@@ -77,15 +78,24 @@ def from_error(error: DeepSeekError, *, own_cap: str = "") -> ApiError:
     if isinstance(error, errors.Busy):
         return ApiError(
             503,
-            f"The model's server is busy. {error.message} Nothing was charged.",
+            f"The model's server is busy{_tried(error)}; nothing was charged.",
             kind="service_unavailable_error",
             retry_after_s=error.retry_after_s,
         )
-    if isinstance(error, errors.WentSilent):
-        return ApiError(504, error.message, kind="server_error", code="upstream_timeout")
-    if error.fault == "theirs":
-        return ApiError(502, error.message, kind="server_error", code="upstream_failed")
+    if error.fault == "theirs":  # in words of our own: the server's may name addresses and the account
+        silent = isinstance(error, errors.WentSilent)
+        return ApiError(
+            504 if silent else 502,
+            f"The model's server did not answer ({cause(error)}){_tried(error)}.",
+            kind="server_error",
+            code="upstream_timeout" if silent else "upstream_failed",
+        )
     return ApiError(400, str(error))
+
+
+def _tried(error: DeepSeekError) -> str:
+    times = getattr(error, "tries", 0) + getattr(error, "refusals", 0)
+    return f", asked {times} times" if times > 1 else ""
 
 
 def _invalid(error: errors.RequestInvalid) -> ApiError:

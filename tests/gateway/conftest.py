@@ -25,33 +25,34 @@ def upstream() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def serve(upstream, tmp_path) -> Iterator[Callable[..., GatewayServer]]:
-    """Start a gateway before the sandbox; ``tenants`` and ``gateway`` change what its file says."""
+    """Start a gateway in front of a sandbox; ``tenants``, ``gateway`` and so on change what its file says."""
     running: list[GatewayServer] = []
 
     def start(
         *,
         tenants: dict[str, dict[str, Any]] | None = None,
         more: list[dict[str, Any]] | None = None,
+        before: Sandbox | None = None,
         **gateway: Any,
     ) -> GatewayServer:
         told = {name: {**TENANTS[name], **(tenants or {}).get(name, {})} for name in TENANTS}
-        environ = {"UP_KEY": UPSTREAM_KEY, "S_NEXT": NEXT}
+        server = before or upstream
+        environ = {"UP_KEY": server.api_key or "", "S_NEXT": NEXT}
         for name, table in told.items():
             environ[f"S_{name.upper()}"] = SECRETS[name]
             table.setdefault("secret_env", f"S_{name.upper()}")
-        first = {"name": "deepseek", "base_url": upstream.base_url, "key_env": "UP_KEY"}
+        first = {"name": "deepseek", "base_url": server.base_url, "key_env": "UP_KEY"}
         file = {
             "gateway": {"port": 0, "data_dir": os.fspath(tmp_path / "data"), **gateway},
             "upstream": [first, *(more or [])],
             "tenant": told,
         }
-        server = GatewayServer(parse_config(file, environ)).start()
-        running.append(server)
-        return server
+        running.append(GatewayServer(parse_config(file, environ)).start())
+        return running[-1]
 
     yield start
-    for server in running:
-        server.stop()
+    for one in running:
+        one.stop()
 
 
 @pytest.fixture
