@@ -33,6 +33,7 @@ def serve(upstream, tmp_path) -> Iterator[Callable[..., GatewayServer]]:
         tenants: dict[str, dict[str, Any]] | None = None,
         more: list[dict[str, Any]] | None = None,
         before: Sandbox | None = None,
+        alarms: dict[str, Any] | None = None,
         **gateway: Any,
     ) -> GatewayServer:
         told = {name: {**TENANTS[name], **(tenants or {}).get(name, {})} for name in TENANTS}
@@ -46,6 +47,7 @@ def serve(upstream, tmp_path) -> Iterator[Callable[..., GatewayServer]]:
             "gateway": {"port": 0, "data_dir": os.fspath(tmp_path / "data"), **gateway},
             "upstream": [first, *(more or [])],
             "tenant": told,
+            "alarms": alarms or {},
         }
         running.append(GatewayServer(parse_config(file, environ)).start())
         return running[-1]
