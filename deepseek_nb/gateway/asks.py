@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -104,7 +105,7 @@ def read_chat(body: Mapping[str, Any]) -> Ask:
         )
     return Ask(
         messages=messages,
-        model=_text(given["model"], "model"),
+        model=_model(given["model"], "model"),
         priority=read.get("priority"),
         user_id=read.get("user_id"),
         stream=read.get("stream", False),
@@ -168,9 +169,10 @@ def _content(content: Any, where: str) -> str:
 # ------------------------------------------------------------------------------------- parameters
 
 
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > 200:
-        raise bad_request(f"{name} is a text of 1 to 200 characters.", name)
+def _model(value: Any, name: str) -> str:
+    """A name: it becomes part of the key that the answer is kept under."""
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{1,200}", value):
+        raise bad_request(f"{name} is a name of 1 to 200 plain letters, digits and signs.", name)
     return value
 
 
