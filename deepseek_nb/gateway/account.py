@@ -2,64 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deepseek_nb.core.errors import DeepSeekError, StoreFailed
-from deepseek_nb.gateway.config import Tenant
+from deepseek_nb.core.errors import StoreFailed
 from deepseek_nb.gateway.desk import Desk
-from deepseek_nb.gateway.refusals import ApiError, from_error
+from deepseek_nb.gateway.refusals import ApiError
 from deepseek_nb.gateway.replies import compact
 from deepseek_nb.gateway.tokens import Caller
 
-__all__ = ["Catalogue", "balance"]
+__all__ = ["balance", "listing", "one_model"]
 
-FRESH_S = 3600.0
-"""The gateway itself asks its upstream again after so long."""
 MAX_AGE = "private, max-age=604800"
 """A tenant's list is its own; it may keep it for seven days, and ask by its ETag before."""
 
 
-class Catalogue:
-    """The upstream's models, asked for at most once an hour; an old list serves while it is down."""
+async def listing(request: Request, desk: Desk, caller: Caller) -> Response:
+    """Answer ``GET /models``."""
+    models = await desk.catalogue.open_to(caller.tenant)
+    return _kept(request, compact({"object": "list", "data": models}))
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._models: list[dict[str, Any]] = []
-        self._asked_s = float("-inf")
-        self._asking = asyncio.Lock()
 
-    async def models(self, tenant: Tenant) -> list[dict[str, Any]]:
-        """Those that are open to the tenant. Raises ApiError."""
-        now = asyncio.get_running_loop().time
-        async with self._asking:
-            if now() - self._asked_s > FRESH_S:
-                try:
-                    self._models = await self._desk.client.models()
-                    self._asked_s = now()
-                except DeepSeekError as error:
-                    if not self._models:
-                        raise from_error(error) from None
-        return [model for model in self._models if tenant.may_ask(str(model.get("id")))]
-
-    async def listing(self, request: Request, caller: Caller) -> Response:
-        """Answer ``GET /models``."""
-        models = await self.models(caller.tenant)
-        return _kept(request, compact({"object": "list", "data": models}))
-
-    async def one(self, request: Request, caller: Caller) -> Response:
-        """Answer ``GET /models/ID``."""
-        wanted = request.path_params["model"]
-        for model in await self.models(caller.tenant):
-            if model.get("id") == wanted:
-                return _kept(request, compact(model))
-        raise ApiError(
-            404, f"There is no model {wanted[:80]!r} for you.", code="model_not_found", param="model"
-        )
+async def one_model(request: Request, desk: Desk, caller: Caller) -> Response:
+    """Answer ``GET /models/ID``."""
+    wanted = request.path_params["model"]
+    for model in await desk.catalogue.open_to(caller.tenant):
+        if model.get("id") == wanted:
+            return _kept(request, compact(model))
+    raise ApiError(404, f"There is no model {wanted[:80]!r} for you.", code="model_not_found", param="model")
 
 
 def _kept(request: Request, body: bytes) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from deepseek_nb.gateway.account import Catalogue, balance
+from deepseek_nb.gateway.account import balance, listing, one_model
 from deepseek_nb.gateway.bodies import read_body
 from deepseek_nb.gateway.compute import compute, stream
 from deepseek_nb.gateway.config import GatewayConfig
@@ -36,7 +36,6 @@ class Rooms:
 
     def __init__(self, config: GatewayConfig, monitor: Monitor, doorkeeper: Doorkeeper) -> None:
         self.desk = Desk(config, monitor)
-        self.catalogue = Catalogue(self.desk)
         self.status = StatusRoom(self.desk, doorkeeper, asyncio.get_running_loop().time())
         monitor.gauges = lambda: gauges_of(self.desk)
 
@@ -71,8 +70,8 @@ class _Routes:
         ask = ["POST"]
         return [
             *self._both("/chat/completions", "chat", lambda r, h, c: chat(r, h.desk, c), ask),
-            *self._both("/models", "models", lambda r, h, c: h.catalogue.listing(r, c)),
-            *self._both("/models/{model:path}", "models", lambda r, h, c: h.catalogue.one(r, c)),
+            *self._both("/models", "models", lambda r, h, c: listing(r, h.desk, c)),
+            *self._both("/models/{model:path}", "models", lambda r, h, c: one_model(r, h.desk, c)),
             *self._both("/user/balance", "balance", lambda _, h, c: balance(h.desk, c)),
             self._route("/v1/compute", "compute", lambda r, h, c: compute(r, h.desk, c), ask),
             self._route("/v1/stream", "stream", lambda r, h, c: stream(r, h.desk, c), ask),

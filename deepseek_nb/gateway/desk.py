@@ -14,10 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import warnings
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
@@ -25,12 +24,13 @@ from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.errors import AnswerInvalid, DeepSeekError
 from deepseek_nb.core.wire import Delta
 from deepseek_nb.gateway.asks import Ask
+from deepseek_nb.gateway.catalogue import Catalogue
 from deepseek_nb.gateway.config import GatewayConfig, Tenant
 from deepseek_nb.gateway.health import Health, Watch
 from deepseek_nb.gateway.monitor import Monitor
 from deepseek_nb.gateway.purses import Purse
 from deepseek_nb.gateway.quota import Quota
-from deepseek_nb.gateway.refusals import ApiError, from_error
+from deepseek_nb.gateway.refusals import from_error
 
 __all__ = ["CacheWish", "Call", "Desk"]
 
@@ -66,6 +66,7 @@ class Desk:
         self.config = config
         self.monitor = monitor
         self.client = AsyncClient(config.settings, fallback=list(config.routes))
+        self.catalogue = Catalogue(self.client)
         self.health = Health([upstream.name for upstream in config.upstreams])
         clock = asyncio.get_running_loop().time
         around = self.client.budget
@@ -109,14 +110,6 @@ class Desk:
                 )
         except DeepSeekError as error:
             raise from_error(error) from None
-        if not tenant.may_ask(errand.request.model):
-            raise ApiError(
-                403,
-                f"The model {errand.request.model[:80]!r} is not open to you.",
-                kind="permission_error",
-                code="model_not_allowed",
-                param="model",
-            )
         if ask.json_mode:
             errand = self._in_json_mode(errand)
         return _owned(tenant, errand if wish.look_up else replace(errand, look_up=False))
@@ -131,13 +124,24 @@ class Desk:
         """The lane: what was asked for, as far as the tenant may go."""
         return min(tenant.priority if asked is None else asked, tenant.priority_max)
 
-    def call(self, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool = False) -> Call:
-        """The question, ready to be asked. Raises ApiError for what can be known to fail."""
-        return Call(self, tenant, ask, wish, streamed=streamed)
+    @asynccontextmanager
+    async def call(
+        self, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool = False
+    ) -> AsyncIterator[Call]:
+        """The question, ready to be asked. Raises ApiError for what can be known to fail.
+
+        Leaving the block hangs up.
+        """
+        call = Call(self, tenant, ask, wish, streamed=streamed)
+        await self.catalogue.require(tenant, call.errand.request.model)
+        try:
+            yield call
+        finally:
+            await call.aclose()
 
 
 class Call:
-    """One question under way, and then its answer. Leaving it early hangs up, which ends its bill."""
+    """One question under way, and then its answer. Closing it early hangs up, which ends its bill."""
 
     def __init__(self, desk: Desk, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool) -> None:
         self.desk = desk
@@ -232,14 +236,6 @@ class Call:
             await asyncio.wait([work])
             if not work.cancelled():
                 work.exception()  # whoever read the pieces has it
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 def user_id_of(tenant: Tenant, given: str | None) -> str:

@@ -162,3 +162,22 @@ def test_the_gateways_own_budget_is_not_told(serve):
         reply = client.post("/chat/completions", json=chat_body())
     assert (reply.status_code, reply.json()["error"]["code"]) == (402, "gateway_budget")
     assert "$" not in reply.text
+
+
+def test_a_model_that_nobody_knows_costs_nothing(gateway, as_tenant, upstream):
+    """It is not asked for, and nothing is kept for its name; old names and aliases are known."""
+    for number in range(50):
+        reply = as_tenant().post("/chat/completions", json=chat_body(model=f"made-up-{number}"))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "model_not_found")
+    assert not upstream.log.chats
+    assert as_tenant("boss").get("/status.json").json()["lines"] == []
+    assert as_tenant().post("/chat/completions", json=chat_body(model="deepseek-v4-flash")).status_code == 200
+    assert as_tenant().post("/chat/completions", json=chat_body(model="deepseek-chat")).status_code == 200
+    upstream.stop()
+    assert as_tenant().post("/chat/completions", json=chat_body(model="made-up")).status_code == 400
+
+
+def test_a_list_that_cannot_be_had(gateway, as_tenant, upstream):
+    upstream.stop()
+    assert as_tenant().get("/models").status_code == 502
+    assert as_tenant().post("/chat/completions", json=chat_body(model="made-up")).status_code == 502

@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 let token = sessionStorage.getItem("gateway-token") || "";
 
 const share = (value) => (value === null ? "–" : `${+(100 * value).toPrecision(3)} %`);
-const usd = (value) => (value === null ? "–" : `$${value < 1 ? value.toPrecision(2) : value.toFixed(2)}`);
+const usd = (value) => (value === null ? "–" : value === 0 ? "$0" : `$${value < 1 ? +value.toPrecision(2) : value.toFixed(2)}`);
 
 function time(ms) {
   if (ms === null) return "–";
