@@ -298,7 +298,7 @@ def _settings(gateway: Table, first: UpstreamEntry, environ: Mapping[str, str]) 
         "route": first.name,
         "model": gateway.text("model", "deepseek-flash"),
         "patience_s": gateway.seconds("patience", 60.0, 0.0, 86400.0),
-        "failover_s": gateway.seconds("failover", 5.0, 0.1, 600.0),
+        "failover_s": gateway.seconds("failover", 3.0, 0.1, 600.0),
         "concurrency_max": gateway.whole("concurrency_max", 256, 1, 10_000),
         "max_repairs": gateway.whole("max_repairs", 0, 0, 2),
         "budget_day_usd": gateway.number("budget_day_usd", None, 0.0, 1e9),

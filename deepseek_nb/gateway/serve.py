@@ -18,6 +18,7 @@ from prometheus_client import disable_created_metrics
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.gateway.app import create_app
 from deepseek_nb.gateway.config import GatewayConfig
+from deepseek_nb.gateway.guard import GuardedProtocol
 from deepseek_nb.gateway.logs import log_to
 
 __all__ = ["GatewayServer", "serve_forever", "summary"]
@@ -45,7 +46,7 @@ def _server(config: GatewayConfig) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             create_app(config),
-            http="httptools",
+            http=GuardedProtocol,
             ws="none",
             loop="asyncio",
             lifespan="on",

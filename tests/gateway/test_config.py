@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.gateway import config as gateway_config
 from deepseek_nb.gateway.config import parse_config, read_config
 
 ENVIRON = {
@@ -137,3 +140,17 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.toml").write_text("[gateway")
     with pytest.raises(ConfigError, match="not TOML"):
         read_config(tmp_path / "bad.toml", ENVIRON)
+
+
+def test_the_example_of_the_documentation_is_read():
+    """And every key that a file may hold stands in its tables."""
+    page = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text(encoding="utf-8")
+    example = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    variables = {name: f"{name:-<40}" for name in re.findall(r"[A-Z]+(?:_[A-Z]+)+", str(example))}
+    config = parse_config(example, variables)
+    assert list(config.tenants) == ["risk-desk", "lab", "operations"]
+    assert config.tenants["lab"].fallback is False
+    source = (Path(gateway_config.__file__)).read_text(encoding="utf-8")
+    known = set(re.findall(r"\.(?:text|whole|seconds|number|numbers|switch|texts|choice)\(\"(\w+)\"", source))
+    assert len(known) > 30
+    assert not {key for key in known if f"`{key}`" not in page}

@@ -6,16 +6,20 @@ import gzip
 import json
 import random
 import re
+import resource
 import socket
 import string
 import time
 import zlib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jwt
 import pytest
+
+from deepseek_nb.gateway import guard
 
 from .people import SECRETS, chat_body, new_client
 
@@ -233,6 +237,38 @@ def test_bytes_that_are_no_http(hard, data):
     reply = raw(hard, data)
     assert reply.startswith(b"HTTP/1.1 4") or reply == b""
     assert httpx.get(f"{hard.base_url}/healthz").status_code == 200
+
+
+def test_heads_that_never_end(hard, monkeypatch):
+    """A head is bounded in bytes, also in one line, and in time; a connection that served is, too."""
+    before = process_bytes()
+    for data in (b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"GET /", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 3000):
+        url = httpx.URL(hard.base_url)
+        with socket.create_connection((url.host, url.port or 80), timeout=10) as wire:
+            sent, came = 0, b""
+            wire.sendall(data)
+            try:
+                while sent < 20_000_000:
+                    wire.sendall(b"a" * 100_000)
+                    sent += 100_000
+                came = wire.recv(1000)
+            except OSError:
+                pass
+            assert sent < 20_000_000 or came.startswith(b"HTTP/1.1 400")
+    assert process_bytes() - before < 30_000_000
+    monkeypatch.setattr(guard, "HEAD_WITHIN_S", 0.3)
+    good = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for data in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n", good + b"GET / HTTP/1.1\r\n"):
+        began_s = time.monotonic()
+        raw(hard, data)
+        assert time.monotonic() - began_s < 3
+    assert httpx.get(f"{hard.base_url}/healthz").status_code == 200
+
+
+def process_bytes() -> int:
+    """The memory of this process, of which the gateway is a thread."""
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def test_bodies_that_are_too_large(hard):
