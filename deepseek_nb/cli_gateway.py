@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from typing import Any
 
 from deepseek_nb.cli_common import given, room
@@ -47,5 +48,6 @@ def _gateway(options: argparse.Namespace) -> int:
     if options.check:
         print(serve.summary(config))
         return 0
-    serve.serve_forever(config, announce=print, **given(options, "host", "port"))
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        serve.serve_forever(config, announce=print, **given(options, "host", "port"))
     return 0

@@ -30,7 +30,7 @@ from deepseek_nb.gateway.health import Health, Watch
 from deepseek_nb.gateway.monitor import Monitor
 from deepseek_nb.gateway.purses import Purse
 from deepseek_nb.gateway.quota import Quota
-from deepseek_nb.gateway.refusals import from_error
+from deepseek_nb.gateway.refusals import bad_request, from_error
 
 __all__ = ["CacheWish", "Call", "Desk"]
 
@@ -133,7 +133,14 @@ class Desk:
         Leaving the block hangs up.
         """
         call = Call(self, tenant, ask, wish, streamed=streamed)
-        await self.catalogue.require(tenant, call.errand.request.model)
+        model = call.errand.request.model
+        await self.catalogue.require(tenant, model)
+        if call.errand.budget.left_usd is not None and self.client.price_now(model) is None:
+            raise bad_request(
+                f"No price is known for {model!r}, so that a budget could not be kept.",
+                "model",
+                "model_without_price",
+            )
         try:
             yield call
         finally:

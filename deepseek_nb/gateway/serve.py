@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -104,6 +105,7 @@ def serve_forever(
         log_to()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of times beside every count
         announce(f"The gateway listens on {_address(listener)} (Ctrl-C ends it)\n{summary(config)}")
+        sys.stdout.flush()
         _server(config).run([listener])
 
 

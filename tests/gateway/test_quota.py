@@ -181,3 +181,17 @@ def test_a_list_that_cannot_be_had(gateway, as_tenant, upstream):
     upstream.stop()
     assert as_tenant().get("/models").status_code == 502
     assert as_tenant().post("/chat/completions", json=chat_body(model="made-up")).status_code == 502
+
+
+def test_a_model_without_a_price_is_not_asked_where_a_budget_is_kept(serve, upstream):
+    """Where none is kept it is, and the upstream says what it thinks of the name."""
+    listed = {"models": ["house-model"]}
+    gateway = serve(tenants={"desk": listed | {"budget_day_usd": 1.0}, "lab": listed})
+    with new_client(gateway) as client:
+        reply = client.post("/chat/completions", json=chat_body(model="house-model"))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "model_without_price")
+        assert not upstream.log
+    with new_client(gateway, "lab") as client:
+        reply = client.post("/chat/completions", json=chat_body(model="house-model"))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "model_not_found")
+    assert len(upstream.log) == 1

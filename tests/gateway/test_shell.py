@@ -98,8 +98,9 @@ def test_a_missing_package_names_the_line_that_installs_it(file, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are told otherwise there")
-def test_it_serves_until_a_signal_and_ends_what_is_under_way(tmp_path):
-    """SIGTERM while an answer is being written: it is written to its end; the log is lines of JSON."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_a_signal_and_ends_what_is_under_way(tmp_path, number):
+    """A signal while an answer is being written: it is written to its end; the log is lines of JSON."""
     with Sandbox(count="estimate", token_s=0.05, api_key=UPSTREAM_KEY) as slow:
         (tmp_path / "gateway.toml").write_text(FILE.format(base_url=slow.base_url))
         line, env = command(tmp_path)
@@ -115,12 +116,13 @@ def test_it_serves_until_a_signal_and_ends_what_is_under_way(tmp_path):
                 with client.stream("POST", "/chat/completions", json=chat_body(stream=True)) as reply:
                     lines = reply.iter_lines()
                     next(lines)
-                    process.send_signal(signal.SIGTERM)
+                    process.send_signal(number)
                     body = "\n".join(lines)
                 assert "[DONE]" in body
             began_s = time.monotonic()
             process.wait(10)
             assert time.monotonic() - began_s < 5
+            assert process.returncode == (0 if number == signal.SIGINT else -signal.SIGTERM)
             log = process.stderr.read() if process.stderr else ""
         requests = [json.loads(each) for each in log.splitlines()]
         assert [(one["route"], one["status"]) for one in requests] == [("healthz", 200), ("chat", 200)]

@@ -14,6 +14,9 @@ import pytest
 from deepseek_nb.adapters.auth import JWTBearer
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import AuthError
+from deepseek_nb.gateway.config import parse_config
+from deepseek_nb.gateway.refusals import ApiError
+from deepseek_nb.gateway.tokens import Doorkeeper
 
 from .people import NEXT, SECRETS, chat_body
 
@@ -104,6 +107,27 @@ def test_good_tokens_are_taken_also_while_a_secret_is_replaced(call):
     assert call(f"Bearer {signed()}").status_code == 200
     assert call(f"bearer {signed(NEXT)}").status_code == 200
     assert call(f"Bearer {signed(exp=int(time.time()) - 10)}").status_code == 200, "clocks may differ"
+
+
+def test_a_token_that_was_good_is_not_good_for_ever():
+    """What was checked is remembered until it expires, not longer."""
+    file = {
+        "upstream": [{"name": "a", "base_url": "http://127.0.0.1:1", "key_env": "K"}],
+        "tenant": {"desk": {"secret_env": "S"}},
+        "gateway": {"clock_skew": 0},
+    }
+    now = [time.time()]
+    config = parse_config(file, {"K": "k" * 20, "S": SECRETS["desk"]})
+    keeper = Doorkeeper(config, lambda: now[0])
+    token = f"Bearer {signed(exp=int(now[0]) + 2)}"
+    assert keeper.admit(token).tenant.name == "desk"
+    assert keeper.admit(token) is keeper.admit(token)
+    now[0] += 1.0
+    assert keeper.admit(token).tenant.name == "desk"
+    time.sleep(3)  # pyjwt has the clock of the machine
+    now[0] = time.time()
+    with pytest.raises(ApiError, match="expired"):
+        keeper.admit(token)
 
 
 def test_a_token_is_given_for_a_secret(gateway, call):
