@@ -1,4 +1,4 @@
-"""The shell face: ``deepseek-nb demo | sandbox | models | balance | jobs | cache``."""
+"""The shell face: ``deepseek-nb demo | sandbox | gateway | models | balance | jobs | cache``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from deepseek_nb import __version__
 from deepseek_nb.cli_common import add_data_dir, add_server, data_dir, given, room
+from deepseek_nb.cli_gateway import add_gateway
 from deepseek_nb.cli_jobs import add_jobs, by_name
 from deepseek_nb.core.errors import ConfigError, DeepSeekError
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_sandbox(commands)
+    add_gateway(commands)
     for name, run, told in (
         ("models", _models, "list the models the server offers"),
         ("balance", _balance, "show the account's balance"),

@@ -79,8 +79,9 @@ class JWTBearer(httpx.Auth):
     Claims: ``iss`` (``issuer``, or ``client_id``), ``sub`` (``client_id``), ``aud`` (where
     ``audience`` is given), ``scope``, ``jti``, ``iat`` (30 s back) and ``exp`` (``lifetime_s`` from
     now, at most 300 s). A token is renewed at 80 % of its life, measured by ``monotonic``; calls
-    that find it old at the same moment share one new token. After a 401 the request is sent once
-    more with a new token, never twice more; if the answer's Date header tells that this machine's
+    that find it old at the same moment share one new token. After a 401, and a 403 that says
+    ``invalid_token`` in WWW-Authenticate (RFC 6750), the request is sent once more with a new token, never
+    twice more; if the answer's Date header tells that this machine's
     clock is more than 30 s off, the new token is made for the server's clock. ``origin``, where
     given, is the only place tokens are sent to, as with :class:`ApiKey`. May be shared by threads.
 
@@ -130,13 +131,13 @@ class JWTBearer(httpx.Auth):
         return self._tokens_made
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Set the header; on a 401 renew and send once more, whatever comes then."""
+        """Set the header; where the token is refused renew and send once more, whatever comes then."""
         if self._origin is not None:
             _same_origin(request, self._origin)
         token = self._current()
         request.headers["Authorization"] = f"Bearer {token.reveal()}"
         response = yield request
-        if response.status_code == 401:
+        if _token_refused(response):
             token = self._renewed(token, response.headers.get("date"))
             request.headers["Authorization"] = f"Bearer {token.reveal()}"
             yield request
@@ -250,6 +251,12 @@ def _long_enough(secret: Secret | str) -> Secret:
             hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"',
         )
     return secret
+
+
+def _token_refused(response: httpx.Response) -> bool:
+    if response.status_code == 403:  # our gateway's answer to a token that is not good, or no longer
+        return "invalid_token" in response.headers.get("www-authenticate", "")
+    return response.status_code == 401
 
 
 def _seconds(date: str | None) -> float | None:

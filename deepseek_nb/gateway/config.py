@@ -1,0 +1,316 @@
+"""What ``gateway.toml`` says: the upstreams, the tenants and their limits, in frozen values.
+
+Secrets never stand in the file: it names the environment variables that hold them. Whatever cannot
+be used is refused before the gateway starts, with the place it stands at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepseek_nb.adapters.settings import Settings
+from deepseek_nb.client.routes import Route
+from deepseek_nb.core.alarms import Thresholds
+from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.core.secret import Secret
+from deepseek_nb.gateway.tables import Table
+
+__all__ = ["SCOPES", "GatewayConfig", "Tenant", "UpstreamEntry", "parse_config", "read_config"]
+
+SCOPES = ("compute", "metrics", "admin")
+"""``compute`` asks questions, ``metrics`` reads ``/metrics``, ``admin`` sees every tenant's spending too."""
+MIN_SECRET_BYTES = 32
+RATE_MAX = 1000.0
+_TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_ROUTE_NAME = re.compile(r"[\w.:\[\]-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamEntry:
+    """One server that answers. The first one of the file is asked; the others in order, when it fails.
+
+    Only those others have a ``model``, a ``dialect`` and a ``price_usd``.
+    """
+
+    name: str
+    base_url: str
+    key: Secret | None = None
+    model: str | None = None
+    """What it is asked for, whatever was asked of the gateway."""
+    dialect: str | None = None
+    price_usd: tuple[float, float, float] | None = None
+
+    def route(self) -> Route:
+        """It as a fallback of the client."""
+        return Route(
+            model=self.model,
+            base_url=self.base_url,
+            api_key=self.key,
+            name=self.name,
+            price_usd=self.price_usd,
+            dialect=self.dialect,  # type: ignore[arg-type]  # checked when the file was read
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """Who may ask, and how much."""
+
+    name: str
+    secrets: tuple[Secret, ...]
+    """One, or two while one is replaced by the other. Tokens are made with the first."""
+    scopes: tuple[str, ...] = ("compute",)
+    priority: int = 3
+    """Of a request that names none."""
+    priority_max: int = 4
+    """A higher one that is asked for is lowered to this."""
+    requests_per_second: float = 100.0
+    concurrent: int = 64
+    """Questions in flight at once."""
+    budget_day_usd: float | None = None
+    models: tuple[str, ...] = ()
+    """The models it may ask for; empty: all."""
+    ttl_s: float | None = None
+    """How old a kept answer may be; None: any age."""
+    cache: bool = True
+    fallback: bool = True
+    """Whether other upstreams may answer when the first one cannot."""
+
+    def may_ask(self, model: str) -> bool:
+        """Whether that model is open to it."""
+        return not self.models or model in self.models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """All of ``gateway.toml``, checked."""
+
+    settings: Settings
+    """Those of the client that asks the first upstream."""
+    upstreams: tuple[UpstreamEntry, ...]
+    tenants: Mapping[str, Tenant]
+    host: str = "127.0.0.1"
+    port: int = 8400
+    audience: str | None = None
+    """Tokens that name an audience have to name this one."""
+    token_lifetime_s: float = 3600.0
+    """Of tokens from ``/oauth/token``."""
+    token_lifetime_max_s: float = 86400.0
+    """A token that is valid for longer is refused, whoever signed it."""
+    skew_s: float = 30.0
+    """How far clocks may differ."""
+    body_bytes_max: int = 8 * 1024 * 1024
+    """Of one request, and of what it unpacks to."""
+    batch_max: int = 1000
+    """Questions in one ``batch_requests``."""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    """From where on the status page shows an alarm."""
+    open_metrics: bool = False
+    """Whether ``/metrics`` needs no token."""
+    open_status: bool = True
+    """Whether the status page shows its figures (never a tenant's) without a token."""
+    routes: tuple[Route, ...] = field(default=(), repr=False)
+
+    def tenant(self, name: str) -> Tenant | None:
+        """The tenant of that name."""
+        return self.tenants.get(name)
+
+
+def read_config(path: str | Path, environ: Mapping[str, str] | None = None) -> GatewayConfig:
+    """Read ``gateway.toml``; keys and secrets come from ``environ`` (None: this process's).
+
+    Raises ConfigError for a file that cannot be read, an unknown or missing key (with the near name), a
+    wrong value, a secret that is missing, shared by two tenants or under 32 bytes.
+
+    >>> read_config("gateway.toml").tenants["risk-desk"].concurrent        # doctest: +SKIP
+    64
+    """
+    path = Path(path).expanduser()
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror or error}.",
+            hint="Give the gateway's file with --config; docs/gateway.md has an example.",
+        ) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+    return parse_config(told, environ, where=path.name)
+
+
+def parse_config(
+    told: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, where: str = "gateway.toml"
+) -> GatewayConfig:
+    """What :func:`read_config` makes of the file's values. Raises ConfigError."""
+    environ = os.environ if environ is None else environ
+    file = Table(told, where)
+    gateway = file.table("gateway", required=False)
+    upstreams = tuple(
+        _upstream(entry, environ, first=number == 0) for number, entry in enumerate(file.tables("upstream"))
+    )
+    tenants = {name: _tenant(name, entry, environ) for name, entry in file.named("tenant")}
+    thresholds = _thresholds(file.table("alarms", required=False))
+    file.end()
+    _refuse_twins(upstreams, tenants, where)
+    settings = _settings(gateway, upstreams[0], environ)
+    config = GatewayConfig(
+        settings=settings,
+        upstreams=upstreams,
+        tenants=tenants,
+        host=gateway.text("host", "127.0.0.1"),
+        port=gateway.whole("port", 8400, 0, 65535),
+        audience=gateway.text("audience", None),
+        token_lifetime_s=gateway.seconds("token_lifetime", 3600.0, 60.0, 86400.0),
+        token_lifetime_max_s=gateway.seconds("token_lifetime_max", 86400.0, 60.0, 366 * 86400.0),
+        skew_s=gateway.seconds("clock_skew", 30.0, 0.0, 300.0),
+        body_bytes_max=gateway.whole("body_bytes_max", 8 * 1024 * 1024, 1024, 48 * 1024 * 1024),
+        batch_max=gateway.whole("batch_max", 1000, 1, 100_000),
+        thresholds=thresholds,
+        open_metrics=gateway.switch("open_metrics", default=False),
+        open_status=gateway.switch("open_status", default=True),
+        routes=tuple(upstream.route() for upstream in upstreams[1:]),
+    )
+    gateway.end()
+    return config
+
+
+def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> UpstreamEntry:
+    if first and (given := entry.has("model", "dialect", "price_usd")):
+        raise ConfigError(
+            f"{entry.place(given)} is not for the first upstream.",
+            hint="It is DeepSeek's service, or speaks as it does: asked for the model that a request names. "
+            "The default model stands in [gateway].",
+        )
+    price = entry.numbers("price_usd", 3)
+    made = UpstreamEntry(
+        name=entry.matching("name", _ROUTE_NAME, "a name of letters, digits and the signs _ . : -"),
+        base_url=entry.text("base_url"),
+        key=_from_environment(entry, "key_env", environ),
+        model=entry.text("model", None),
+        dialect=entry.choice("dialect", ("deepseek", "openai"), None),
+        price_usd=None if price is None else (price[0], price[1], price[2]),
+    )
+    entry.end()
+    return made
+
+
+def _from_environment(entry: Table, key: str, environ: Mapping[str, str]) -> Secret | None:
+    variable = entry.text(key, None)
+    return None if variable is None else _variable(entry, key, variable, environ)
+
+
+def _variable(entry: Table, key: str, variable: str, environ: Mapping[str, str]) -> Secret:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise entry.wrong(key, "the name of an environment variable (the secret itself never stands here)")
+    value = Secret(environ.get(variable, "").strip())
+    if not value:
+        raise ConfigError(
+            f"The environment variable {variable} ({entry.place(key)}) is not set.",
+            hint="Set it before the gateway starts.",
+        )
+    return value
+
+
+def _tenant(name: str, entry: Table, environ: Mapping[str, str]) -> Tenant:
+    if not _TENANT_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{entry.where} is not a tenant's name.",
+            hint="It has to be lower-case letters, digits, _ and -, 63 at most.",
+        )
+    variables = entry.texts("secret_env")
+    if not 1 <= len(variables) <= 2:
+        raise entry.wrong("secret_env", "one environment variable, or two while a secret is replaced")
+    secrets = tuple(_variable(entry, "secret_env", variable, environ) for variable in variables)
+    for variable, secret in zip(variables, secrets, strict=True):
+        size = len(secret.reveal().encode("utf-8", "surrogatepass"))
+        if size < MIN_SECRET_BYTES:
+            raise ConfigError(
+                f"The secret in {variable} ({entry.place('secret_env')}) has {size} bytes; "
+                f"it needs at least {MIN_SECRET_BYTES}.",
+                hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"',
+            )
+    priority_max = entry.whole("priority_max", 4, 1, 5)
+    priority = entry.whole("priority", min(3, priority_max), 1, 5)
+    if priority > priority_max:
+        raise entry.wrong("priority", f"no more than priority_max, which is {priority_max}")
+    made = Tenant(
+        name=name,
+        secrets=secrets,
+        scopes=tuple(entry.texts("scopes", ["compute"], SCOPES)),
+        priority=priority,
+        priority_max=priority_max,
+        requests_per_second=entry.number("requests_per_second", 100.0, 0.01, RATE_MAX),
+        concurrent=entry.whole("concurrent", 64, 1, 10_000),
+        budget_day_usd=entry.number("budget_day_usd", None, 0.0, 1e9),
+        models=tuple(entry.texts("models", [])),
+        ttl_s=entry.seconds("ttl", None, 1.0, 10 * 365 * 86400.0),
+        cache=entry.switch("cache", default=True),
+        fallback=entry.switch("fallback", default=True),
+    )
+    entry.end()
+    return made
+
+
+def _thresholds(table: Table) -> Thresholds:
+    made = Thresholds(
+        p99_ms=table.number("p99_ms", 800.0, 1.0, 1e9),
+        error_rate=table.number("error_rate", 0.02, 1e-6, 1.0),
+        cache_hit_rate=table.number("cache_hit_rate", 0.6, 1e-6, 1.0),
+        quota=table.number("quota", 0.8, 1e-6, 1.0),
+        least_calls=table.whole("least_calls", 20, 1, 1_000_000),
+    )
+    table.end()
+    return made
+
+
+def _refuse_twins(upstreams: tuple[UpstreamEntry, ...], tenants: Mapping[str, Tenant], where: str) -> None:
+    names = [upstream.name for upstream in upstreams]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"Two upstreams in {where} have the same name.", hint="Answers are told apart by it."
+        )
+    for upstream in upstreams[1:]:
+        if upstream.model is None:
+            raise ConfigError(
+                f"The upstream {upstream.name!r} in {where} needs a model.",
+                hint="Only the first one is asked for the model that the request names.",
+            )
+    owner: dict[Secret, str] = {}
+    for tenant in tenants.values():
+        for secret in tenant.secrets:
+            if owner.setdefault(secret, tenant.name) != tenant.name:
+                raise ConfigError(
+                    f"The tenants {owner[secret]!r} and {tenant.name!r} have the same secret.",
+                    hint="Give each its own: whoever knows it can pose as the other.",
+                )
+
+
+def _settings(gateway: Table, first: UpstreamEntry, environ: Mapping[str, str]) -> Settings:
+    given: dict[str, Any] = {
+        "base_url": first.base_url,
+        "api_key": first.key,
+        "route": first.name,
+        "model": gateway.text("model", "deepseek-flash"),
+        "patience_s": gateway.seconds("patience", 60.0, 0.0, 86400.0),
+        "failover_s": gateway.seconds("failover", 3.0, 0.1, 600.0),
+        "concurrency_max": gateway.whole("concurrency_max", 256, 1, 10_000),
+        "max_repairs": gateway.whole("max_repairs", 0, 0, 2),
+        "budget_day_usd": gateway.number("budget_day_usd", None, 0.0, 1e9),
+        "budget_month_usd": gateway.number("budget_month_usd", None, 0.0, 1e9),
+    }
+    folder = gateway.text("data_dir", environ.get("DEEPSEEK_NB_DATA_DIR", "").strip() or None)
+    if folder is not None:
+        given["data_dir"] = folder
+    settings = Settings(**given)
+    if settings.api_key is None:
+        raise ConfigError(
+            f"The upstream {first.name!r} needs key_env, the environment variable with its API key.",
+            hint="A server on this machine that needs none takes any, such as: unused",
+        )
+    return settings

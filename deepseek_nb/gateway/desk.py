@@ -1,0 +1,269 @@
+"""The desk every question goes over: it makes it a tenant's own, and lets the one client take it.
+
+What keeps tenants apart, by the client's public means alone:
+
+* The key of an answer, and of the claim on it, is ``@TENANT/`` and the client's own key. No key of
+  another tenant, nor of a notebook on the same files, can begin so ("@" is in no route's name).
+* ``user_id`` is the tenant's: the service's own prefix cache is apart, too. A ``user_id`` that the
+  tenant gives divides it further.
+* Money is reserved in the tenant's own budget, which stands in the gateway's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from deepseek_nb.client.aio import AsyncClient
+from deepseek_nb.client.errand import Errand
+from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.errors import AnswerInvalid, DeepSeekError
+from deepseek_nb.core.wire import Delta
+from deepseek_nb.gateway.asks import Ask
+from deepseek_nb.gateway.catalogue import Catalogue
+from deepseek_nb.gateway.config import GatewayConfig, Tenant
+from deepseek_nb.gateway.health import Health, Watch
+from deepseek_nb.gateway.monitor import Monitor
+from deepseek_nb.gateway.purses import Purse
+from deepseek_nb.gateway.quota import Quota
+from deepseek_nb.gateway.refusals import bad_request, from_error
+
+__all__ = ["CacheWish", "Call", "Desk"]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWish:
+    """What a request says of the answer store, by its Cache-Control header."""
+
+    look_up: bool = True
+    keep: bool = True
+    ttl_s: float | None = None
+
+    @classmethod
+    def of(cls, header: str | None) -> CacheWish:
+        """Read the header: ``no-cache`` asks anew, ``no-store`` keeps nothing either, ``max-age=N``."""
+        look_up, keep, ttl_s = True, True, None
+        for part in (header or "").lower().split(","):
+            name, _, value = part.strip().partition("=")
+            if name == "no-store":
+                look_up = keep = False
+            elif name == "no-cache":
+                look_up = False
+            elif name == "max-age" and value.strip().isdigit() and len(value) < 12:
+                ttl_s = float(value)
+                look_up = look_up and ttl_s > 0
+        return cls(look_up, keep, ttl_s)
+
+
+class Desk:
+    """The one client of a gateway, and what is kept for each tenant. Belongs to one event loop."""
+
+    def __init__(self, config: GatewayConfig, monitor: Monitor) -> None:
+        self.config = config
+        self.monitor = monitor
+        self.client = AsyncClient(config.settings, fallback=list(config.routes))
+        self.catalogue = Catalogue(self.client)
+        self.health = Health([upstream.name for upstream in config.upstreams])
+        clock = asyncio.get_running_loop().time
+        around = self.client.budget
+        self.quotas = {name: Quota(tenant, clock) for name, tenant in config.tenants.items()}
+        self.purses = {
+            name: Purse(tenant, config.settings, around, lambda: self.client.now_utc())
+            for name, tenant in config.tenants.items()
+        }
+
+    async def aclose(self) -> None:
+        """Close the client and the files."""
+        await self.client.aclose()
+        for purse in self.purses.values():
+            purse.close()
+
+    def errand(
+        self,
+        tenant: Tenant,
+        ask: Ask,
+        wish: CacheWish,
+        watch: Watch,
+        on_delta: Callable[[Delta], None] | None = None,
+    ) -> Errand:
+        """The question, checked and made the tenant's own. Raises ApiError; nothing is sent."""
+        keep = tenant.cache and wish.keep
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a retired name: the answer names its model
+                errand = self.client.prepare(
+                    ask.messages,
+                    model=ask.model,
+                    **ask.options,
+                    user_id=user_id_of(tenant, ask.user_id),
+                    priority=self.priority(tenant, ask.priority),
+                    ttl_s=_shorter(tenant.ttl_s, wish.ttl_s),
+                    cache=keep,
+                    budget=self.purses[tenant.name].budget,
+                    fallback=None if tenant.fallback else [],
+                    on_delta=on_delta,
+                    on_event=watch,
+                )
+        except DeepSeekError as error:
+            raise from_error(error) from None
+        if ask.json_mode:
+            errand = self._in_json_mode(errand)
+        return _owned(tenant, errand if wish.look_up else replace(errand, look_up=False))
+
+    def _in_json_mode(self, errand: Errand) -> Errand:
+        request = replace(errand.request, json_mode=True)
+        legs = self.client.other_legs(errand)
+        key = request.fingerprint(self.config.settings.route_name)
+        return replace(errand, request=request, key=key, fallbacks=() if legs is None else legs(request))
+
+    def priority(self, tenant: Tenant, asked: int | None) -> int:
+        """The lane: what was asked for, as far as the tenant may go."""
+        return min(tenant.priority if asked is None else asked, tenant.priority_max)
+
+    @asynccontextmanager
+    async def call(
+        self, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool = False
+    ) -> AsyncIterator[Call]:
+        """The question, ready to be asked. Raises ApiError for what can be known to fail.
+
+        Leaving the block hangs up.
+        """
+        call = Call(self, tenant, ask, wish, streamed=streamed)
+        model = call.errand.request.model
+        await self.catalogue.require(tenant, model)
+        if call.errand.budget.left_usd is not None and self.client.price_now(model) is None:
+            raise bad_request(
+                f"No price is known for {model!r}, so that a budget could not be kept.",
+                "model",
+                "model_without_price",
+            )
+        try:
+            yield call
+        finally:
+            await call.aclose()
+
+
+class Call:
+    """One question under way, and then its answer. Closing it early hangs up, which ends its bill."""
+
+    def __init__(self, desk: Desk, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool) -> None:
+        self.desk = desk
+        self.tenant = tenant
+        self.watch = Watch(desk.health)
+        self.pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
+        """With ``streamed``: what comes, and None at the end."""
+        self.errand = desk.errand(tenant, ask, wish, self.watch, self.pieces.put_nowait if streamed else None)
+        self.answer: Answer | None = None
+        self._work: asyncio.Task[Answer] | None = None
+
+    @property
+    def upstream(self) -> str:
+        """Who answers, or answered."""
+        return self.watch.upstream if self.answer is None else self.answer.route or self.watch.upstream
+
+    @property
+    def cached(self) -> bool:
+        """Whether it came from the store, or from an equal question under way; known at the first piece."""
+        return not self.watch.began if self.answer is None else self.answer.cached
+
+    @property
+    def degraded(self) -> bool:
+        """Whether another than the first upstream answered."""
+        return self.upstream != self.desk.config.upstreams[0].name
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the answer cost now: nothing where it was kept; None where no price is known."""
+        if self.cached:
+            return 0.0
+        return None if self.answer is None else self.answer.cost_usd
+
+    async def whole(self) -> Answer:
+        """Ask, and give the whole answer. Raises ApiError.
+
+        An answer that was paid for and is blank or cut is given as it came.
+        """
+        try:
+            answer = await self.desk.client.take(self.errand)
+        except AnswerInvalid as unusable:
+            if not isinstance(unusable.answer, Answer):
+                raise from_error(unusable) from None
+            answer = replace(
+                unusable.answer,
+                route=self.watch.upstream,
+                finish_reason=unusable.answer.finish_reason or "length",
+                cost_usd=getattr(unusable, "cost_usd", None),
+            )
+        except DeepSeekError as error:
+            raise from_error(error, own_cap=self.desk.purses[self.tenant.name].cap_name) from None
+        self.answer = answer
+        self.desk.monitor.answered(self.tenant.name, self.upstream, answer, self.cost_usd)
+        return answer
+
+    async def ended(self) -> Answer:
+        """The answer of a started call, once it has ended. Raises what it ended with."""
+        assert self._work is not None  # noqa: S101 (started before)
+        return await self._work
+
+    def start(self) -> None:
+        """Ask in a task of its own; pieces come meanwhile."""
+
+        async def work() -> Answer:
+            try:
+                return await self.whole()
+            finally:
+                self.pieces.put_nowait(None)
+
+        self._work = asyncio.create_task(work())
+
+    async def deltas(self, first: Delta | None, alive_s: float) -> AsyncGenerator[Delta | None, None]:
+        """The pieces of a started call, ``first`` before them; None after each ``alive_s`` of silence."""
+        if first is not None:
+            yield first
+        while True:
+            try:
+                async with asyncio.timeout(alive_s):
+                    piece = await self.pieces.get()
+            except TimeoutError:
+                yield None
+                continue
+            if piece is None:
+                return
+            yield piece
+
+    async def aclose(self) -> None:
+        """Hang up, if it is still under way."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+            await asyncio.wait([work])
+            if not work.cancelled():
+                work.exception()  # whoever read the pieces has it
+
+
+def user_id_of(tenant: Tenant, given: str | None) -> str:
+    """What the service is told: the tenant, and a digest of what the tenant gave.
+
+    >>> from deepseek_nb.core.secret import Secret
+    >>> user_id_of(Tenant(name="desk", secrets=(Secret("x" * 32),)), None)
+    'desk'
+    """
+    if not given:
+        return tenant.name
+    digest = hashlib.blake2b(given.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+    return f"{tenant.name}--{digest}"
+
+
+def _owned(tenant: Tenant, errand: Errand) -> Errand:
+    """The errand under keys of the tenant's own."""
+    legs = tuple(replace(leg, key=f"@{tenant.name}/{leg.key}") for leg in errand.fallbacks)
+    return replace(errand, key=f"@{tenant.name}/{errand.key}", fallbacks=legs)
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    given = [value for value in (one, other) if value is not None]
+    return min(given) if given else None

@@ -1,0 +1,162 @@
+"""Runs the gateway: in front, or in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from prometheus_client import disable_created_metrics
+
+from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.gateway.app import create_app
+from deepseek_nb.gateway.config import GatewayConfig
+from deepseek_nb.gateway.guard import GuardedProtocol
+from deepseek_nb.gateway.logs import log_to
+
+__all__ = ["GatewayServer", "serve_forever", "summary"]
+
+BACKLOG = 4096
+GRACE_S = 10
+"""What is under way when the gateway ends has so long to end."""
+
+
+def summary(config: GatewayConfig) -> str:
+    """What the file means, in a few lines; no secret is among them."""
+    lines = [f"upstream {one.name}: {one.base_url}" for one in config.upstreams]
+    for tenant in config.tenants.values():
+        day = "no daily budget" if tenant.budget_day_usd is None else f"${tenant.budget_day_usd:g} a day"
+        models = ", ".join(tenant.models) or "all models"
+        lines.append(
+            f"tenant {tenant.name}: priority {tenant.priority} (at most {tenant.priority_max}), "
+            f"{tenant.requests_per_second:g} requests/s, {tenant.concurrent} at once, {day}, {models}, "
+            f"scopes {' '.join(tenant.scopes)}"
+        )
+    return "\n".join(lines)
+
+
+def _server(config: GatewayConfig) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(config),
+            http=GuardedProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return _listener(host, port)
+    except OSError as error:
+        raise ConfigError(
+            f"The gateway cannot listen on {host}, port {port}: {error.strerror or error}.",
+            hint="Give another one with --port, or end what listens there.",
+        ) from None
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    told = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = told[0]
+    # asyncio switches Nagle's wait off (40 ms an answer) only where the socket says that it is TCP
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(family, kind, protocol))
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        stack.pop_all()
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_forever(
+    config: GatewayConfig,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    announce: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Serve in the foreground until SIGINT or SIGTERM; what is under way then is ended first.
+
+    Logs go to standard error as lines of JSON. Raises ConfigError where the port is taken.
+    """
+    config = replace(config, host=host or config.host, port=config.port if port is None else port)
+    with _listen(config.host, config.port) as listener:
+        log_to()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of times beside every count
+        announce(f"The gateway listens on {_address(listener)} (Ctrl-C ends it)\n{summary(config)}")
+        sys.stdout.flush()
+        _server(config).run([listener])
+
+
+class GatewayServer:
+    """A gateway in a thread of its own, as a context manager: for tests, demos and notebooks.
+
+    >>> with GatewayServer(read_config("gateway.toml")) as gateway:       # doctest: +SKIP
+    ...     print(gateway.base_url)
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self._server = _server(config)
+        self._listener: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens."""
+        if self._listener is None:
+            raise ConfigError("This gateway does not run.")
+        return _address(self._listener)
+
+    def start(self) -> Self:
+        """Listen. Raises ConfigError where it cannot."""
+        listener = self._listener = _listen(self.config.host, self.config.port)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="deepseek-gateway", daemon=True
+        )
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                listener.close()
+                raise ConfigError("The gateway did not start; its log says why.")
+            time.sleep(0.005)
+        return self
+
+    def stop(self) -> None:
+        """Stop listening, and end what is under way."""
+        if self._thread is None:
+            return
+        self._server.should_exit = True
+        self._thread.join()
+        self._thread = None
+        if self._listener is not None:
+            self._listener.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
