@@ -82,12 +82,16 @@ def test_single_questions_of_two_kernels_are_counted_to_the_last_one(tmp_path):
             assert spent_usd(settings, span) == (pytest.approx(server.log.cost_usd), 0.0)
 
 
+ALIKE = {"layout": "inline", "max_tokens": 30, "progress": False}
+"""Every row costs the same: nothing is found in the server's cache."""
+
+
 def _try(client: Client) -> tuple[BudgetExceeded | None, list[warnings.WarningMessage]]:
     """Ask for all rows; what stopped it, and what was said."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", NearBudget)
         try:
-            apply(frame_of(90), "Say {{n}}", job="j", client=client, progress=False, max_tokens=30)
+            apply(frame_of(90), "Say {{n}}", job="j", **ALIKE, client=client)
         except BudgetExceeded as error:
             return error, said
     return None, said
@@ -103,7 +107,7 @@ def test_a_day_that_is_used_up_stops_the_job_and_says_when_it_goes_on(tmp_path):
         settings = told(server.base_url, server.api_key, tmp_path / "data", 2)
         with Client(**settings) as client:
             client.aio.now_utc = lambda: NIGHT
-            apply(frame_of(4), "Count: {{n}}", job="first", client=client, progress=False, max_tokens=30)
+            apply(frame_of(4), "Count: {{n}}", job="first", **ALIKE, client=client)
             each_usd = client.budget.spent_usd / 4
         with Client(**settings, budget_day_usd=40 * each_usd) as client:
             client.aio.now_utc = lambda: NIGHT
