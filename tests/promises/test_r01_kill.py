@@ -112,6 +112,7 @@ def test_no_acknowledged_answer_is_lost_and_little_is_paid_twice(server, tmp_pat
         f"{KILLS} kills, {ROWS} rows, {len(lines['store']) + len(lines['job'])} acknowledgements, 0 lost; "
         f"{twice} paid twice, bound {KILLS * IN_FLIGHT}"
     )
+    assert lines["store"], "the store's answers were not looked up"
     assert len(charged) == ROWS
     assert twice <= KILLS * IN_FLIGHT
     requests = len(RequestLog.read(log))

@@ -172,10 +172,14 @@ def run_job(
 def _tell_of_acknowledged(path: Path) -> None:
     """Write "store KEY" and "job KEY" after the commit has returned: what a kill must not take back."""
     handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    aput, aack = AnswerStore.aput, Journal.aack
+    put_soon, aack = AnswerStore.put_soon, Journal.aack
 
-    async def put(self: AnswerStore, key: str, value: dict[str, Any]) -> None:
-        await aput(self, key, value)
+    def put(self: AnswerStore, key: str, value: dict[str, Any]) -> asyncio.Future[None]:
+        writing = put_soon(self, key, value)
+        writing.add_done_callback(lambda done: tell(key) if done.exception() is None else None)
+        return writing
+
+    def tell(key: str) -> None:
         os.write(handle, f"store {key}\n".encode())
 
     async def ack(self: Journal, item: Item, answer_json: str, cost_usd: float | None) -> bool:
@@ -184,4 +188,4 @@ def _tell_of_acknowledged(path: Path) -> None:
             os.write(handle, f"job {item.key}\n".encode())
         return accepted
 
-    AnswerStore.aput, Journal.aack = put, ack  # type: ignore[method-assign]
+    AnswerStore.put_soon, Journal.aack = put, ack  # type: ignore[method-assign]
