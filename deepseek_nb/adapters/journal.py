@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, Self
 from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.database import Database, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
-from deepseek_nb.adapters.owners import owner_may_live, owner_name
+from deepseek_nb.adapters.owners import owner_may_live, owner_name, retire_owner
 from deepseek_nb.core.accounts import Drawn
 from deepseek_nb.core.errors import ConfigError, JobMismatch, StoreFailed
 
@@ -557,10 +557,16 @@ class Journal:
             after = page[-1][0]
 
     def close(self) -> None:
-        """Commit what is queued in the writer threads and close the file. Leases stay until they end."""
+        """Commit what is queued in the writer threads and close the file.
+
+        Leases that were not given back (the disk was full, say) stay until they end; journals in this
+        process take them over at once.
+        """
         self._acks.close()
         self._fails.close()
         self._database.close()
+        if self._given_owner is None:
+            retire_owner(self.owner)
 
     def __enter__(self) -> Self:
         return self

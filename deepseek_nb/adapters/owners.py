@@ -8,7 +8,10 @@ import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["owner_may_live", "owner_name"]
+__all__ = ["owner_may_live", "owner_name", "retire_owner"]
+
+_retired: set[str] = set()
+"""Names given in this process whose bearers ended before the process did."""
 
 
 def owner_name(mark: str | None = None) -> str:
@@ -21,10 +24,12 @@ def owner_name(mark: str | None = None) -> str:
 
 
 def owner_may_live(owner: str) -> bool:
-    """False if the process of that :func:`owner_name` is surely gone: another boot, or its pid ended.
+    """False if the bearer of that :func:`owner_name` is surely gone: retired, another boot, or its pid ended.
 
     True where it cannot be told (another container, another kind of name): then its lease decides.
     """
+    if owner in _retired:
+        return False
     parts = owner.split("|")
     if len(parts) != 5 or not parts[2].isdigit():
         return True
@@ -42,6 +47,11 @@ def owner_may_live(owner: str) -> bool:
     if _state(int(pid)) == "Z":
         return False  # killed, and not yet waited for by its parent
     return not started or _started(int(pid)) in ("", started)
+
+
+def retire_owner(owner: str) -> None:
+    """Know, in this process, that nobody goes by that name any more; what it still holds is free to take."""
+    _retired.add(owner)
 
 
 @cache

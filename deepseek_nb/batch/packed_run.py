@@ -127,8 +127,11 @@ class PackedRun(JobRun):
                 answer = changed(came, cost_usd=getattr(error, "cost_usd", None))  # it may hold whole rows
             good, bad = self._told_apart(items, answer)
             if good:
-                await self._keep(good)
+                writing = self._hand_in(good)  # before anything is waited for: a stop takes nothing back
                 await self._write_down(good, task)
+                for failed in await asyncio.gather(*writing, return_exceptions=True):
+                    if isinstance(failed, StoreFailed):
+                        self.stop(failed)  # the journal has them all the same
             else:
                 await self._book(answer.cost_usd)
         except StoreFailed as unwritten:
@@ -160,8 +163,9 @@ class PackedRun(JobRun):
             return False
         return True
 
-    async def _keep(self, answers: Sequence[tuple[Item, Answer]]) -> None:
-        """Put each row's answer into the store, where the job keeps answers. Raises StoreFailed."""
+    def _hand_in(self, answers: Sequence[tuple[Item, Answer]]) -> list[asyncio.Future[None]]:
+        """Give each row's answer to the store, where the job keeps answers; the writes under way."""
         store = self.client.store
-        if store is not None and self.make_errand("", None).keep:
-            await asyncio.gather(*(store.aput(item.key, answer.to_json()) for item, answer in answers))
+        if store is None or not self.make_errand("", None).keep:
+            return []
+        return [store.put_soon(item.key, answer.to_json()) for item, answer in answers]

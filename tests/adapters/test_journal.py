@@ -217,6 +217,17 @@ def test_a_dead_owner_s_leases_are_free_at_once(journal, tmp_path):
     assert len(journal.lease("j", 5, 60)) == 5
 
 
+def test_a_closed_journal_s_leases_are_free_at_once_in_this_process(tmp_path):
+    """A full disk kept them from being given back; the next call in this kernel does not wait for them."""
+    with Journal(tmp_path) as first:
+        first.open_job("j", "d", {}, some(2))
+        first.lease("j", 2, 60)
+        with Journal(tmp_path) as beside:
+            assert beside.reap("j") == 0, "it is still at work"
+    with Journal(tmp_path) as after:
+        assert after.reap("j") == 2
+
+
 def test_leases_and_due_times_of_another_boot_have_ended(journal, clock):
     """The monotonic clock began anew: nothing waits for a time that never comes."""
     journal.open_job("j", "d", {}, some(4))

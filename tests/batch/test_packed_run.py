@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
+import time
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -221,3 +224,39 @@ def test_rows_that_another_process_asks_about_are_left_to_it(frame, client, sand
         subprocess.run(arguments, check=True, timeout=60)
         alone = sum(record.completion_tokens for record in server.log)
     assert answered < 1.3 * alone  # the tokens of the answers: all rows twice would be twice as many
+
+
+class Counting:
+    """The usual engine, and how often each row was answered."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+
+    def __call__(self, request):
+        made = engine_answer(request)
+        for line in request.question.split("\n"):
+            told = json.loads(line)
+            self.rows[told["row"]["text"] if "row" in told else told["text"]] += 1
+        return made
+
+
+def test_a_cancelled_job_keeps_all_that_was_under_way(frame, tmp_path, ticket):
+    """What the server began is waited for, written down, and not asked again by the next run."""
+    counting = Counting()
+    with (
+        Sandbox(count="estimate", engine=counting, first_token_s=0.3) as sandbox,
+        Client(
+            base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path, concurrency_max=4
+        ) as client,
+    ):
+        options = {"schema": ticket, "rows_per_request": 3, "job": "cut", "client": client}
+        job = ds.submit(frame, ASK, **options)
+        while len(counting.rows) < 10:  # the leaders are through, four packs are on the wire
+            time.sleep(0.005)
+        job.cancel()
+        job.wait(30)
+        assert len(counting.rows) < 30, "it was through before it was cancelled"
+        done = job.frame().loc[lambda out: out["status"] == "done"]
+        assert set(frame.loc[frame.index.isin(done.index), "text"]) == set(counting.rows)
+        assert (ds.apply(frame, ASK, progress=False, **options)["status"] == "done").all()
+    assert set(counting.rows.values()) == {1}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.batch.apply import apply
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import StoreFailed
-from deepseek_nb.sandbox import Sandbox
+from deepseek_nb.sandbox import Completion, ParsedRequest, Sandbox
 
 IN_FLIGHT = 8
 FRAME = pd.DataFrame({"text": [f"{n} " + "x" * 3000 for n in range(300)]})
@@ -58,9 +60,15 @@ def filled_when(condition: Callable[[], bool], folder: Path) -> Iterator[None]:
         thread.join(30)
 
 
-def job(client: Client) -> pd.DataFrame:
+def job(client: Client, **options: Any) -> pd.DataFrame:
     return apply(
-        FRAME, "Return exactly: {{text}}", job="full", client=client, progress=False, max_tokens=2000
+        FRAME,
+        "Return exactly: {{text}}",
+        job="full",
+        client=client,
+        progress=False,
+        max_tokens=2000,
+        **options,
     )
 
 
@@ -105,6 +113,46 @@ def test_a_disk_that_fills_up_under_a_job_loses_no_paid_answer(tmp_path, size):
                 assert (out["status"] == "done").all()
                 assert server.log.answered_twice() == {}
                 assert (disk / "data" / "answers.db.ballast").stat().st_blocks * 512 >= BALLAST_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["200m", "6m"])
+def test_a_disk_that_fills_up_under_packs_of_rows_loses_no_paid_answer(tmp_path, size):
+    """Several rows in a request: all that were answered are in the frame that the error brings."""
+    answered: set[str] = set()
+
+    def engine(request: ParsedRequest) -> Completion:
+        rows = [json.loads(line) for line in request.question.split("\n")]
+        if "row" not in rows[0]:
+            answered.add(rows[0]["text"])
+            return Completion(rows[0]["text"])
+        answered.update(row["row"]["text"] for row in rows)
+        return Completion(
+            json.dumps({"answers": [{"id": r["id"], "answer": r["row"]["text"]} for r in rows]})
+        )
+
+    with (
+        small_disk(tmp_path / "disk", size) as disk,
+        Sandbox(first_token_s=0.1, count="estimate", engine=engine) as server,
+        Client(
+            base_url=server.base_url,
+            api_key=server.api_key,
+            data_dir=disk / "data",
+            concurrency_max=IN_FLIGHT,
+        ) as client,
+    ):
+        with (
+            filled_when(lambda: len(server.log.complete) > 8, disk),
+            pytest.raises(StoreFailed, match="full") as caught,
+        ):
+            job(client, rows_per_request=4)
+        done = caught.value.frame["status"] == "done"
+        assert set(FRAME.loc[done, "text"]) == answered
+        assert (caught.value.frame.loc[done, "answer"] == FRAME.loc[done, "text"]).all()
+        assert len(answered) < len(FRAME), "it went on sending"
+        (disk / "filler").unlink()
+        if size == "200m":  # the small one has no room for all rows
+            assert (job(client, rows_per_request=4)["status"] == "done").all()
 
 
 def test_the_space_is_held_back_only_where_it_is_small_beside_what_is_free(tmp_path):
