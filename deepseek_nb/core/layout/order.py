@@ -84,8 +84,14 @@ def length_per_bit(columns: Sequence[Sequence[str]], names_chars: Sequence[int])
     ``names_chars`` is what else stands in a row for each field: its name and marks, nothing for bare
     values.
     """
+    return _length_per_bit(columns, names_chars, [_codes(column) for column in columns])
+
+
+def _length_per_bit(
+    columns: Sequence[Sequence[str]], names_chars: Sequence[int], codes: Sequence[list[int]]
+) -> tuple[int, ...]:
     chars = [_mean_chars(column) + extra for column, extra in zip(columns, names_chars, strict=True)]
-    coded = {place: _codes(column) for place, column in enumerate(columns)}
+    coded = dict(enumerate(codes))
     rows = len(columns[0]) if columns else 0
     bits_of = [0.0, *(n * log2(n) for n in range(1, rows + 1))]
     group = [0] * rows
@@ -124,15 +130,16 @@ def best_order(
     """
     step = max(1, -(-len(columns[0]) // sample_rows)) if columns else 1
     sample = [column[::step] for column in columns]
+    codes = [_codes(column) for column in sample]
     bare = [0] * len(columns)
     orders = {
         tuple(range(len(columns))): None,
         statistics_order(sample, names_chars): None,
-        length_per_bit(sample, names_chars): None,
+        _length_per_bit(sample, names_chars, codes): None,
     }
     if any(names_chars):
-        orders[length_per_bit(sample, bare)] = None
-    found = [Order(order, _shared_chars(sample, names_chars, order)) for order in orders]
+        orders[_length_per_bit(sample, bare, codes)] = None
+    found = [Order(order, _shared_chars(sample, names_chars, codes, order)) for order in orders]
     return max(found, key=lambda order: order.shared_chars)
 
 
@@ -142,9 +149,13 @@ def shared_fields(columns: Sequence[Sequence[str]], fields: Sequence[int]) -> tu
     >>> shared_fields([["b", "a", "b"], ["1", "1", "2"]], [0, 1])
     ([0, 2, 1], [0, 1, 0])
     """
-    if not columns or not columns[0]:
+    return _neighbours([_codes(columns[field]) for field in fields] if columns else [])
+
+
+def _neighbours(codes: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    if not codes or not codes[0]:
         return [], []
-    rows = list(zip(*(_codes(columns[field]) for field in fields), strict=True))
+    rows = list(zip(*codes, strict=True))
     places = sorted(range(len(rows)), key=rows.__getitem__)
     shared = [0]
     for before, after in pairwise(places):
@@ -158,9 +169,12 @@ def shared_fields(columns: Sequence[Sequence[str]], fields: Sequence[int]) -> tu
 
 
 def _shared_chars(
-    columns: Sequence[Sequence[str]], names_chars: Sequence[int], fields: Sequence[int]
+    columns: Sequence[Sequence[str]],
+    names_chars: Sequence[int],
+    codes: Sequence[Sequence[int]],
+    fields: Sequence[int],
 ) -> float:
-    places, shared = shared_fields(columns, fields)
+    places, shared = _neighbours([codes[field] for field in fields])
     total = 0
     for row, count in zip(places, shared, strict=True):
         for field in fields[:count]:
