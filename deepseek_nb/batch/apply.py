@@ -86,7 +86,9 @@ def apply(
     beginning is filled up to ``cache_block`` tokens (0: it is not). What that saves: docs/cost.md, and
     :func:`deepseek_nb.plan`, whose plan may stand here for frame and template. ``rows_per_request`` (at most
     50) has rows share a request, where requests and not money are what is short: each answer counts for the
-    row whose number it bears, and a row without one is asked alone.
+    row whose number it bears, and a row without one is asked alone. ``max_tokens`` is 1,024 unless given, and
+    down to 256 where a schema of options, numbers and texts with ``max_length`` bounds the answer: one that
+    runs on is cut early, and asked again with more room.
 
     ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from deepseek_nb.batch.form import INLINE, Form, compact_json
 from deepseek_nb.batch.packs import PACK_RULE, pack_message, pack_schema
+from deepseek_nb.batch.typical import longest_tokens
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.structured import Schema
@@ -27,6 +28,9 @@ __all__ = ["Asking", "JobSpec"]
 
 ROW_PRIORITY = 2
 ROW_MAX_TOKENS = 1024
+"""What an answer may have where the schema does not bound it."""
+LEAST_MAX_TOKENS = 256
+"""Room for the prose that a model may put around a short answer."""
 PLACEHOLDER = "row"
 LONG_CHARS = 500_000
 """Shorter prompts fit any context there is; longer ones are counted."""
@@ -134,17 +138,29 @@ class JobSpec:
             return replace(made, request=replace(made.request, json_mode=False)) if numbers else made
 
         block = 0 if self.form.layout == "inline" else self.block
-        asking = Asking(client, self.form.given, prepare, block, note=f"[{many} in one]" if many > 1 else "")
+        asking = Asking(
+            client,
+            self.form.given,
+            prepare,
+            block,
+            note=f"[{many} in one]" if many > 1 else "",
+            elsewhere_tokens=None if self.thinking else self.max_tokens or ROW_MAX_TOKENS,
+        )
         if many > 1:
             asking.together = Asking(client, self.form.given, partial(prepare, rows=many), block)
         return asking
 
     def _max_tokens(self, rows: int, most: int | None) -> int | None:
         """What an answer about so many rows may have: at most what the model can give, where we know it."""
-        each = self.max_tokens or (None if self.thinking else ROW_MAX_TOKENS)
+        each = self.max_tokens or (None if self.thinking else self._bound())
         if each is None or rows == 1:
             return each
         return each * rows if most is None else min(each * rows, max(each, most))
+
+    def _bound(self) -> int:
+        """Twice the longest answer that fits the schema: one that runs on is cut before it costs much."""
+        longest = longest_tokens(self.schema)
+        return ROW_MAX_TOKENS if longest is None else min(max(2 * longest, LEAST_MAX_TOKENS), ROW_MAX_TOKENS)
 
 
 class Asking:
@@ -152,7 +168,8 @@ class Asking:
 
     A row's key is that of the plain request: fields in the template's order, and a note of the block
     in place of the filler. So the same row has the same key, however it is sent. ``note`` tells rows that
-    are asked in another way from those that are asked like this.
+    are asked in another way from those that are asked like this. ``elsewhere_tokens``: what an answer of
+    another server may have, whose model may think although it is not asked to.
     """
 
     def __init__(
@@ -163,8 +180,10 @@ class Asking:
         block: int,
         *,
         note: str = "",
+        elsewhere_tokens: int | None = None,
     ) -> None:
         self.form = form
+        self._elsewhere_tokens = elsewhere_tokens
         self.together: Asking | None = None
         """Asks several rows at once (:meth:`pack`), where that is wanted."""
         self._given = form
@@ -241,7 +260,9 @@ class Asking:
     def _elsewhere(self, prompt: str) -> ChatRequest:
         """The request as another server is asked: nothing is arranged or filled for its cache."""
         message = Message("user", self._given.message(prompt))
-        return replace(self._plain.request, messages=(*self._plain.request.messages[:-1], message))
+        plain = self._plain.request
+        most_tokens = self._elsewhere_tokens or plain.max_tokens
+        return replace(plain, messages=(*plain.messages[:-1], message), max_tokens=most_tokens)
 
     def calibrate(self, prompt: str, usage: Usage) -> bool:
         """Correct the padding by what the server counted for a row, once; whether it changed.
