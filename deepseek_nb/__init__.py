@@ -21,6 +21,7 @@ _ROOMS = {
     "Client": "client.sync",
     "DeepSeekError": "core.errors",
     "Job": "batch.job",
+    "LocalModel": "client.local_model",
     "Plan": "batch.plan",
     "Route": "client.routes",
     "Sandbox": "sandbox",

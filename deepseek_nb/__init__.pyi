@@ -7,6 +7,7 @@ from deepseek_nb.batch.plan import Plan as Plan
 from deepseek_nb.batch.plan import plan as plan
 from deepseek_nb.batch.submit import submit as submit
 from deepseek_nb.client.aio import AsyncClient as AsyncClient
+from deepseek_nb.client.local_model import LocalModel as LocalModel
 from deepseek_nb.client.routes import Route as Route
 from deepseek_nb.client.structured import Schema as Schema
 from deepseek_nb.client.sync import Client as Client
