@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from inspect import signature
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -189,8 +190,8 @@ def naive(table: Table, *, first: bool, reason: str) -> Iterator[Sent]:
 def call_of(table: Table, client: Any, **options: Any) -> JobCall:
     """The arguments of ``apply`` for this table."""
     usual: dict[str, Any] = dict.fromkeys(OPTIONS)
-    usual |= {"thinking": False, "priority": 2, "missing": "empty", "retry_failed": False}
-    usual |= {"layout": "auto", "answers": "json", "cache_block": 128}
+    usual |= {name: told.default for name, told in signature(ds.plan).parameters.items() if name in usual}
+    usual["missing"] = "empty"
     return JobCall(
         frame=table.frame,
         template=table.template,
