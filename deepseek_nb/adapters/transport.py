@@ -53,6 +53,7 @@ __all__ = ["Reply", "Transport", "map_error", "proxy_of"]
 KEEPALIVE_S = 15.0  # short, so that a pooled connection the server has already dropped is rare
 MAX_GET_BYTES = 8 * 2**20
 PIECE_BYTES = 2**18
+MOST_USUAL = 64  # sets of headers that are kept as they are sent
 PLAIN_BODY_BYTES = 2**20  # above this, aiohttp warns that bytes in one piece hold up the loop
 
 LOG = logging.getLogger("deepseek_nb")
@@ -124,6 +125,7 @@ class Transport:
         self._where = f"{url.raw_host.decode('ascii')}:{url.port or (443 if url.scheme == 'https' else 80)}"
         self._auth = auth
         self._targets: dict[str, httpx.URL] = {}
+        self._usual: dict[tuple[tuple[str, str], ...], httpx.Headers] = {}
         self._headers = {
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",  # a compressed stream is a buffered stream
@@ -257,16 +259,20 @@ class Transport:
         # built here and not by the client, which would merge in cookies and its own headers
         if (url := self._targets.get(path)) is None:
             url = self._targets[path] = httpx.URL(f"{self._base}/{path.lstrip('/')}")
-        headers = {**self._headers, **(extra or {})}
+        given = tuple(extra.items()) if extra else ()
+        if (usual := self._usual.get(given)) is None:
+            usual = httpx.Headers({"Host": url.netloc.decode("ascii"), **self._headers, **dict(given)})
+            if len(self._usual) < MOST_USUAL:
+                self._usual[given] = usual
+        headers = httpx.Headers(usual)  # a copy
         if self._proxy_word:
             headers["Proxy-Authorization"] = self._proxy_word.reveal()
         if method == "GET":
             return httpx.Request(method, url, headers=headers)
         headers.setdefault("Content-Type", "application/json")
-        if len(body) <= PLAIN_BODY_BYTES:
-            return httpx.Request(method, url, headers=headers, content=body)
         headers["Content-Length"] = str(len(body))
-        return httpx.Request(method, url, headers=headers, stream=_Pieces(body))
+        # as a stream: of other content httpx would work out these headers once more
+        return httpx.Request(method, url, headers=headers, stream=_Body(body))
 
     async def _post(self, request: httpx.Request) -> httpx.Response:
         """Send it by the transport with its credentials; once more where they are renewed after that."""
@@ -371,15 +377,21 @@ def _scrubbed(response: httpx.Response, secrets: list[Secret]) -> dict[str, str]
     return headers
 
 
-class _Pieces(httpx.AsyncByteStream):
-    """A large body in pieces, as often as it is asked for."""
+class _Body(httpx.AsyncByteStream):
+    """A body; in pieces, as often as it is asked for, where it is large."""
 
     def __init__(self, body: bytes) -> None:
-        self._body = memoryview(body)
+        self._body = body
+
+    @property
+    def data(self) -> bytes | _Body | None:
+        """What aiohttp takes for it."""
+        return self if len(self._body) > PLAIN_BODY_BYTES else self._body or None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), PIECE_BYTES):
-            yield bytes(self._body[start : start + PIECE_BYTES])
+        view = memoryview(self._body)
+        for start in range(0, len(view), PIECE_BYTES):
+            yield bytes(view[start : start + PIECE_BYTES])
 
 
 class _Connections(AiohttpTransport):
@@ -414,7 +426,7 @@ class _Connections(AiohttpTransport):
                 request.method,
                 url,
                 headers={name.decode(encoding): value.decode(encoding) for name, value in headers.raw},
-                data=stream if isinstance(stream, _Pieces) else request.content or None,
+                data=stream.data if isinstance(stream, _Body) else request.content or None,
                 allow_redirects=False,
                 auto_decompress=False,
                 timeout=self._timeout,

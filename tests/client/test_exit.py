@@ -32,7 +32,8 @@ def test_a_script_ends_without_a_word(sandbox, tmp_path, closes):
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "yes", "")
+    told = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, done.stdout.strip(), told) == (0, "yes", [])  # but for a slow machine's steps
     connection = sqlite3.connect(tmp_path / "data" / "limits.db")
     [(state,)] = connection.execute("SELECT state FROM limits").fetchall()
     connection.close()
