@@ -20,13 +20,17 @@ author = "The deepseek_nb developers"
 project_copyright = author
 release = version = __version__
 language = "en"
+smartquotes_action = "q"  # an option is --name, not a dash
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "from_code", "links", "notebook_cells"]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 nitpicky = True
 nitpick_ignore_regex = [
     # names of others: this build asks nobody for their inventories
-    ("py:.*", r"(IPython|asyncio|collections|datetime|decimal|ipywidgets|joblib|narwhals|pandas|pathlib|pydantic)\..*"),
+    (
+        "py:.*",
+        r"(IPython|asyncio|collections|datetime|decimal|ipywidgets|joblib|narwhals|pandas|pathlib|pydantic)\..*",
+    ),
 ]
 nb_execution_mode = "off"
 nb_render_error_lexer = "none"
@@ -35,7 +39,6 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 add_module_names = False

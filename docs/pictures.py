@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation: ``python docs/pictures.py [FOLDER]`` (by default ``docs/pictures``).
+"""Take the pictures of the documentation: ``python docs/pictures.py [FOLDER]`` (or ``docs/pictures``).
 
 A real JupyterLab and a real gateway in headless Chromium, driven as the browser tests drive them, against
 a simulated server. Needs the test extra and chromium; takes half a minute. No picture shows a path or a key.
@@ -37,7 +37,13 @@ from deepseek_nb.gateway.serve import GatewayServer  # noqa: E402
 from deepseek_nb.sandbox import Completion, FaultScript, ParsedRequest, Sandbox  # noqa: E402
 
 MOST_BYTES = 150_000
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+]
 WIDTH = 860
 CALM = f"""
 .jp-Notebook .jp-Cell {{ max-width: {WIDTH}px; border-color: transparent !important; outline: none !important;
@@ -188,7 +194,9 @@ def ask(base_url: str, tenant: str, secret: str, questions: int, distinct: int, 
     auth = JWTBearer(tenant, secret, scope="compute")
     with httpx.Client(base_url=base_url, auth=auth, timeout=30, trust_env=False) as client:
         for number in range(questions):
-            client.post("/v1/compute", json={"prompt": f"Question {number % distinct} of {tenant}", "max_tokens": 200})
+            client.post(
+                "/v1/compute", json={"prompt": f"Question {number % distinct} of {tenant}", "max_tokens": 200}
+            )
             time.sleep(pause_s)
 
 
@@ -207,7 +215,9 @@ def status(browser: Browser, folder: Path) -> None:
         with httpx.Client(base_url=running.base_url, trust_env=False) as client:
             form = {"grant_type": "client_credentials", "scope": "admin"}
             token = client.post("/oauth/token", data=form, auth=("operations", tenants["operations"])).json()
-        page = browser.new_page(viewport={"width": 1000, "height": 900}, color_scheme="light", device_scale_factor=2)
+        page = browser.new_page(
+            viewport={"width": 1000, "height": 900}, color_scheme="light", device_scale_factor=2
+        )
         page.goto(running.base_url)
         page.fill("#token", token["access_token"])
         page.click("button")
@@ -236,12 +246,14 @@ def keep_png(file: Path, shot: bytes) -> None:
 
 
 def keep_gif(file: Path, shots: list[tuple[float, bytes]]) -> None:
-    """Frames that differ, each for as long as it stood; the first and the last longer, then from the start."""
+    """Frames that differ, each for as long as it stood, the first and the last longer; again and again."""
     palette = Image.open(io.BytesIO(shots[-1][1])).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     frames: list[Image.Image] = []
     since_s: list[float] = []
     for at_s, shot in shots:
-        frame = Image.open(io.BytesIO(shot)).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+        frame = (
+            Image.open(io.BytesIO(shot)).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+        )
         if not frames or frames[-1].tobytes() != frame.tobytes():
             frames.append(frame)
             since_s.append(at_s)
@@ -270,7 +282,9 @@ def main(folder: Path) -> None:
     with sync_playwright() as running, tempfile.TemporaryDirectory() as place:
         browser = running.chromium.launch(executable_path=chromium, args=FLAGS)
         status(browser, folder)
-        with Sandbox(engine=engine, count="estimate", first_token_s=0.4, token_s=0.06, spread=0.4, slots=40) as server:
+        with Sandbox(
+            engine=engine, count="estimate", first_token_s=0.4, token_s=0.06, spread=0.4, slots=40
+        ) as server:
             environment = kernel_environment(server, Path(place), PYTHONPATH=str(ROOT))
             with running_lab(environment, Path(place), Path(place) / "shots") as lab:
                 magic(lab, browser, server, folder)

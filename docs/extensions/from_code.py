@@ -1,4 +1,4 @@
-"""``{from-code} WHAT``: tables of options, settings, errors, alarms and figures, made from the code itself."""
+"""``{from-code} WHAT``: tables of options, settings, errors, alarms and figures, made from the code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DONE = {
     "repair": "asked again, changed, at most twice",
     "pause": "the job stops with everything saved; the same call goes on",
     "final": "this row fails, the others go on",
-    "stop": "raised before anything is sent",
+    "stop": "raised at once",
 }
 """What is done about an error, by its disposition."""
 ROLE = re.compile(r":\w+:`~?([^`]+)`")
@@ -181,9 +181,9 @@ def _errors(root: type[errors.DeepSeekError]) -> str:
     rows = []
     for depth, kind in [(0, root), *_below(root, 1)] if root is errors.AnswerInvalid else _below(root):
         name = "  " * depth + f"{{py:class}}`~deepseek_nb.errors.{kind.__name__}`"
-        todo = kind.default_hint or "its message says what"
-        rows.append((name, _paragraph(kind), kind.charged, DONE[kind.disposition.value], todo))
-    return table(("class", "cause", "charged", "done about it", "what to do"), rows)
+        told = f"{_paragraph(kind)} *{kind.default_hint}*" if kind.default_hint else _paragraph(kind)
+        rows.append((name, told, kind.charged, DONE[kind.disposition.value]))
+    return table(("class", "cause, and *what to do*", "charged", "what is done"), rows)
 
 
 def errors_yours() -> str:
@@ -203,7 +203,9 @@ def errors_answers() -> str:
 
 def error_classes() -> str:
     """The entries of all classes, for links to them."""
-    kinds = [kind for root in (errors.Yours, errors.Theirs, errors.AnswerInvalid) for kind in (root, *_all(root))]
+    kinds = [
+        kind for root in (errors.Yours, errors.Theirs, errors.AnswerInvalid) for kind in (root, *_all(root))
+    ]
     entries = [f".. autoclass:: deepseek_nb.errors.{kind.__name__}()\n   :members:" for kind in kinds]
     return "```{eval-rst}\n" + "\n\n".join(entries) + "\n```"
 
@@ -242,21 +244,7 @@ def client_figures() -> str:
     told = _attributes(Metrics) | {
         name: _paragraph(value) for name, value in vars(Metrics).items() if isinstance(value, property)
     }
-    own = {
-        "calls": "Calls that ended.",
-        "hits": "Answers from the store.",
-        "answered": "Answers from the server.",
-        "failed": "Calls that ended in an error.",
-        "sent": "Requests sent, tries and repairs included.",
-        "refusals": "Refusals by class, such as `Overloaded`.",
-        "faults": "Failures by class.",
-        "usage": "Tokens as billed.",
-        "latency": "From the call to the whole answer, waiting included: a histogram of constant size.",
-        "first_token": "From the call to the first token.",
-    }
-    names = [each.name for each in dataclasses.fields(Metrics)]
-    names += [name for name in told if name not in names]
-    return table(("figure", ""), [(code(name), own.get(name) or told[name]) for name in names])
+    return table(("figure", ""), [(code(name), words) for name, words in told.items()])
 
 
 def gateway_figures() -> str:

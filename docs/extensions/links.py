@@ -1,9 +1,8 @@
 """Links that need a second look: names written short in docstrings, and files beside ``docs``.
 
-A docstring names things as the code around it does (``AuthError``, ``deepseek_nb.client.aio.AsyncClient.ask``);
-the reference has them where users import them (``deepseek_nb.errors.AuthError``,
-``deepseek_nb.AsyncClient.ask``). A page links ``../CHANGELOG.md``, which works on a code host; here it is a
-page of its own.
+A docstring names things as the code around it does (``AuthError``, ``deepseek_nb.core.chat.Answer``); the
+reference has them where users import them (``deepseek_nb.errors.AuthError``, ``deepseek_nb.Answer``). A page
+links ``../CHANGELOG.md``, which works on a code host; here it is a page of its own.
 """
 
 from __future__ import annotations
@@ -46,6 +45,10 @@ def find_documented(app: Sphinx, env: BuildEnvironment, node: Any, shown: nodes.
     if len(found) != 1:
         return None
     ((name, entry),) = found.items()
+    text = shown.astext()
+    if text.startswith(OWN):  # written out for the code's sake: a reader needs the end of it
+        shown = nodes.literal("", "", *shown.children, classes=shown["classes"])
+        shown.children[:] = [nodes.Text(_tail(text.removesuffix("()")) + "()" * text.endswith("()"))]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, shown, name)
 
 
@@ -63,7 +66,7 @@ def page_of(file: Path) -> str | None:
 
 
 class PagesForFiles(SphinxTransform):
-    """A link that leaves ``docs``, or comes from a notebook beside it, goes to the page of the file it names."""
+    """A link that leaves ``docs``, or comes from a notebook beside it, goes to the page of that file."""
 
     default_priority = 5
 
@@ -75,7 +78,9 @@ class PagesForFiles(SphinxTransform):
                 continue
             target, _, place = node["reftarget"].partition("#")
             if node.get("refdomain") == "doc":  # a page to Markdown, by its whole path where it is outside
-                candidates = [Path(f"{target}.md"), Path(f"{target}.ipynb")] if Path(target).is_absolute() else []
+                candidates = (
+                    [Path(f"{target}.md"), Path(f"{target}.ipynb")] if Path(target).is_absolute() else []
+                )
             else:
                 candidates = [ROOT / "notebooks" / target] if in_notebook and target else []
             for page in filter(None, map(page_of, filter(Path.is_file, candidates))):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<why>[^>]+) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- not run: (?P<why>[^>]+) -->\n)?```(?P<language>\w+)\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 RUN = ("python", "ipython3")
 ECHO = re.compile(r"^Out\[\d+\]: ?\n?", re.MULTILINE)
@@ -57,7 +58,9 @@ def run(page: Path) -> int:
         said = ECHO.sub("", shown.stdout)
         where = f"{page.name}:{cell.line + 1}"
         if not done.success:
-            print(f"{where} failed: {done.error_before_exec or done.error_in_exec!r}\n{said}", file=sys.stderr)
+            print(
+                f"{where} failed: {done.error_before_exec or done.error_in_exec!r}\n{said}", file=sys.stderr
+            )
             return 1
         if cell.shows is not None and not checker.check_output(cell.shows.strip(), said.strip(), FLAGS):
             print(f"{where} is to show\n{cell.shows}\nand shows\n{said}", file=sys.stderr)
