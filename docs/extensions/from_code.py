@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -33,6 +34,7 @@ DONE = {
     "stop": "raised at once",
 }
 """What is done about an error, by its disposition."""
+USAGE_WIDTH = 90
 ROLE = re.compile(r":\w+:`~?([^`]+)`")
 
 
@@ -104,7 +106,8 @@ def _inner(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
 
 
 def _commands(name: str, parser: argparse.ArgumentParser, told: str = "") -> list[str]:
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+    parser.formatter_class = functools.partial(argparse.HelpFormatter, width=USAGE_WIDTH)
+    usage = parser.format_usage().removeprefix("usage: ").rstrip()
     parts = [f"## {name}", _sentence(parser.description or told), f"```text\n{usage}\n```", _options(parser)]
     parts += [_sentence(parser.epilog or "")]
     for inner_name, inner in _inner(parser).items():
@@ -151,8 +154,9 @@ def settings_table() -> str:
         if each.name in settings.KINDS:
             default = "the user's own" if each.default is dataclasses.MISSING else code(str(each.default))
             kind = settings.KINDS[each.name]
-            rows.append((code(each.name), default, kind.says, told.get(each.name, "")))
-    return table(("setting", "default", "takes", ""), rows)
+            words = f"{told.get(each.name, '')} *{kind.says[:1].upper()}{kind.says[1:]}.*"
+            rows.append((code(each.name), default, words))
+    return table(("setting", "default", "what it says, and *what it takes*"), rows)
 
 
 def prices() -> str:
