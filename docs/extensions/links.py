@@ -35,7 +35,7 @@ def _tail(target: str) -> str:
 
 
 def find_documented(app: Sphinx, env: BuildEnvironment, node: Any, shown: nodes.Element) -> Any:
-    """The one documented thing that a short or an inner name means; None where there is not exactly one."""
+    """The one documented thing that a short or an inner name means; None where it is not one."""
     target = node.get("reftarget", "")
     ours = target.startswith(OWN) or str(node.get("py:module")).startswith(OWN)
     if node.get("refdomain") != "py" or not ours:
@@ -43,7 +43,8 @@ def find_documented(app: Sphinx, env: BuildEnvironment, node: Any, shown: nodes.
     tail, objects = f".{_tail(target)}", env.domains.python_domain.objects
     found = {name: entry for name, entry in objects.items() if name.endswith(tail) and not entry.aliased}
     if len(found) != 1:
-        return None
+        # the annotation of a parameter may be an inner type, which no page tells of; a role must not
+        return shown if target.startswith(OWN) and "refexplicit" not in node else None
     ((name, entry),) = found.items()
     text = shown.astext()
     if text.startswith(OWN):  # written out for the code's sake: a reader needs the end of it
