@@ -48,15 +48,25 @@ class Metrics:
     """Running figures of a client. It is a listener: ``metrics(event)``."""
 
     calls: int = 0
+    """Calls that ended: hits, answered and failed together."""
     hits: int = 0
+    """Answers from the store."""
     answered: int = 0
+    """Answers from the server."""
     failed: int = 0
+    """Calls that ended in an error."""
     sent: int = 0
+    """Requests, those that were refused and repairs included."""
     refusals: Counter[str] = field(default_factory=Counter)
+    """What found no room, by class name."""
     faults: Counter[str] = field(default_factory=Counter)
+    """What failed otherwise, by class name."""
     usage: Usage = field(default_factory=Usage)
+    """Tokens of the answers from the server."""
     latency: Histogram = field(default_factory=Histogram)
+    """From the call to the complete answer, waiting included; answers from the server."""
     first_token: Histogram = field(default_factory=Histogram)
+    """From the call to the first token."""
     window: Window = field(default_factory=Window)
     """The same of the last five minutes."""
     spending: defaultdict[str, Spending] = field(default_factory=lambda: defaultdict(Spending))
