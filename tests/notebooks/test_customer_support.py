@@ -57,7 +57,7 @@ def _nbval(environment: dict[str, str], notebook: Path, *flags: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_nasty_server_changes_no_output(environment, tmp_path):
-    """More than a quarter of the tries meet a fault, of more kinds and by another seed: not a letter differs."""
+    """More than a quarter of the tries meet a fault, of more kinds and by another seed: all the same."""
     copy = tmp_path / "notebooks" / NOTEBOOK.name
     copy.parent.mkdir()
     text = NOTEBOOK.read_text(encoding="utf-8")
