@@ -130,6 +130,21 @@ def _add_sandbox(commands: Any) -> None:
         "--token", type=float, dest="token_s", metavar="S", help="seconds from token to token"
     )
     command.add_argument("--time-scale", type=float, metavar="X", help="server seconds in a real second")
+    command.add_argument(
+        "--replay", metavar="FILE", help="give recorded answers after the recorded time: a CSV file"
+    )
+    command.add_argument(
+        "--replay-columns",
+        default="text,answer,wait_s",
+        metavar="TEXT,ANSWER,WAIT",
+        help="its columns: a row's text, its answer, the wait in seconds (default: text,answer,wait_s)",
+    )
+    command.add_argument("--speed", type=float, metavar="X", help="recorded seconds in a second (default: 1)")
+    command.add_argument(
+        "--unknown",
+        choices=("refuse", "simulate"),
+        help="what a request without a recording gets: a 400 (the default), or a simulated answer",
+    )
     command.set_defaults(run=_sandbox)
 
 
@@ -143,9 +158,17 @@ def _sandbox(options: argparse.Namespace) -> int:
     try:
         if options.faults:
             told["faults"] = sandbox_room.FaultScript.weights(_shares(options.faults), seed=options.seed)
+        if options.replay:
+            columns = tuple(options.replay_columns.split(","))
+            how = given(options, "speed", "unknown")
+            told["engine"] = sandbox_room.Replay.read(options.replay, columns=columns, **how)
+        elif given(options, "speed", "unknown"):
+            raise ConfigError("--speed and --unknown go with --replay FILE.")
         sandbox = sandbox_room.Sandbox(**told)
     except (ValueError, TypeError) as why:
         raise ConfigError(f"The sandbox cannot be set up so: {why}") from None
+    except OSError as why:
+        raise ConfigError(f"{why.filename!r} cannot be opened: {why.strerror or why}.") from None
     sandbox.serve_forever(_announce)
     return 0
 
@@ -153,6 +176,9 @@ def _sandbox(options: argparse.Namespace) -> int:
 def _announce(sandbox: Any) -> None:
     print(f"A SIMULATED DeepSeek server listens on {sandbox.base_url} (Ctrl-C ends it)")
     print(f"  export DEEPSEEK_NB_BASE_URL={sandbox.base_url} DEEPSEEK_API_KEY={sandbox.api_key}", flush=True)
+    replay = sandbox.setup.engine
+    if replay is not None:
+        print(f"  It REPLAYS recorded answers; texts in {replay.recording}: {len(replay):,}", flush=True)
 
 
 def _shares(text: str) -> dict[str, float]:

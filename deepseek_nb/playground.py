@@ -6,8 +6,8 @@ import atexit
 import threading
 from typing import Any
 
-from deepseek_nb.sandbox import Sandbox
-from deepseek_nb.session import SANDBOX_ROUTE, configure
+from deepseek_nb.sandbox import Replay, Sandbox
+from deepseek_nb.session import REPLAY_ROUTE, SANDBOX_ROUTE, configure
 
 __all__ = ["sandbox", "use_sandbox"]
 
@@ -19,8 +19,9 @@ def use_sandbox(**options: Any) -> Sandbox:
     """Start a simulated DeepSeek server in this process and make it the default.
 
     No key, no network, no costs: its answers come from a simple rule engine and are called
-    simulated where they show. ``options`` go to :class:`~deepseek_nb.sandbox.Sandbox`. Called again
-    without options it gives the one that runs; with options it starts another.
+    simulated where they show. ``options`` go to :class:`~deepseek_nb.sandbox.Sandbox`; with
+    ``engine=Replay(...)`` recorded answers are replayed. Called again without options it gives the one that
+    runs; with options it starts another.
 
     >>> use_sandbox()                                             # doctest: +SKIP
     """
@@ -36,7 +37,10 @@ def use_sandbox(**options: Any) -> Sandbox:
             else:
                 atexit.register(_stop_sandbox)
             _sandbox = running
-    configure(base_url=running.base_url, api_key=running.api_key, route=SANDBOX_ROUTE)
+    engine = running.setup.engine
+    replayed = isinstance(engine, Replay) and engine.only_recorded
+    route = REPLAY_ROUTE if replayed else SANDBOX_ROUTE
+    configure(base_url=running.base_url, api_key=running.api_key, route=route)
     return running
 
 

@@ -28,6 +28,8 @@ __all__ = [
 
 SANDBOX_ROUTE = "sandbox"
 """The name simulated answers are stored under: they never pose as real ones."""
+REPLAY_ROUTE = "sandbox-replay"
+"""The name answers are stored under that the sandbox replays from a recording, where it gives no others."""
 
 _lock = threading.RLock()
 _client: Client | None = None

@@ -6,6 +6,7 @@ import pytest
 
 import deepseek_nb as ds
 from deepseek_nb import playground, session
+from deepseek_nb.sandbox import Replay
 
 
 @pytest.fixture
@@ -52,3 +53,20 @@ def test_simulated_answers_are_found_again_by_another_sandbox(clean):
     second = ds.use_sandbox(seed=2)
     assert ds.ask("The sky is blue.").cached
     assert len(second.log) == 0
+
+
+def test_replayed_answers_are_kept_apart(clean):
+    """Under a route of their own where nothing else can come; under the simulated ones' where it can."""
+    recorded = [("Where is my card?", "card_arrival", 0.0)]
+    answers = []
+    for unknown in ("simulate", "refuse"):
+        ds.use_sandbox(engine=Replay(recorded, unknown=unknown, recording="one ticket"))
+        answers.append(ds.ask("Where is my card?"))
+    assert [(answer.route, answer.cached) for answer in answers] == [
+        ("sandbox", False),
+        ("sandbox-replay", False),
+    ]
+    again = ds.ask("Where is my card?")
+    assert (again.cached, again.system_fingerprint) == (True, "replayed: one ticket")
+    with pytest.raises(ds.errors.RequestInvalid, match="none was recorded"):
+        ds.ask("Where is my cat?")

@@ -12,10 +12,22 @@ from typing import Any, Literal
 
 from deepseek_nb.core.form import AnswerForm
 
-__all__ = ["CACHE_VERSION", "Answer", "ChatRequest", "Message", "Usage", "canonical_json", "origin_of"]
+__all__ = [
+    "CACHE_VERSION",
+    "REPLAYED",
+    "Answer",
+    "ChatRequest",
+    "Message",
+    "Usage",
+    "canonical_json",
+    "origin_of",
+]
 
 CACHE_VERSION = 1
 """Part of every fingerprint. It is raised when the meaning of a stored answer changes, not with releases."""
+
+REPLAYED = "replayed: "
+"""The ``system_fingerprint`` of an answer from a recording: this, and the recording's name."""
 
 DIGEST_BYTES = 12
 

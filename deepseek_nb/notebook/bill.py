@@ -42,22 +42,25 @@ def show_bill(_magics: Any, _rest: str) -> None:
     ]
     if total.unpriced:
         rows.append(["answers without a known price", f"{total.unpriced:,}"])
-    simulated = any(_route(origin) == session.SANDBOX_ROUTE for origin in by_model)
+    unreal = {session.SANDBOX_ROUTE: "simulated", session.REPLAY_ROUTE: "replayed"}
+    included = [word for route, word in unreal.items() if any(_route(origin) == route for origin in by_model)]
     show(
         table(
-            "Cost of this notebook so far" + (" (simulated answers included)" if simulated else ""),
+            "Cost of this notebook so far"
+            + (f" ({' and '.join(included)} answers included)" if included else ""),
             ["figure", "value"],
             rows,
         )
     )
     if len(by_model) > 1:
-        show(_models(by_model, session.SANDBOX_ROUTE))
+        show(_models(by_model, unreal))
 
 
-def _models(by_model: dict[str, Spending], sandbox: str) -> dict[str, str]:
+def _models(by_model: dict[str, Spending], unreal: dict[str, str]) -> dict[str, str]:
     rows = []
     for origin, spending in sorted(by_model.items()):
-        name = origin.partition("/")[2] + (" (simulated)" if _route(origin) == sandbox else "")
+        word = unreal.get(_route(origin))
+        name = origin.partition("/")[2] + (f" ({word})" if word else "")
         figures = (
             spending.answered,
             spending.hits,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.chat import REPLAYED, Answer
 from deepseek_nb.notebook.sanitize import fenced, safe_markdown, safe_plain
 
 __all__ = [
@@ -114,7 +114,9 @@ def facts(answer: Answer, *, simulated: bool) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
         "cached": answer.cached,
     }
-    if simulated:
+    if answer.system_fingerprint.startswith(REPLAYED):
+        told["replayed"] = answer.system_fingerprint.removeprefix(REPLAYED)
+    elif simulated:
         told["simulated"] = True
     return told
 

@@ -2,12 +2,13 @@
 
 Real sockets, the real service's bytes as far as they are known, its errors, prefix cache, prices
 and balance, and every way it is known to fail, by name. The answers are made by plain rules and
-mean nothing.
+mean nothing, or are replayed from a recording.
 """
 
 from deepseek_nb.sandbox.faults import FAULTS, Fault, FaultSpec, fault_table
 from deepseek_nb.sandbox.log import RequestLog, RequestRecord
-from deepseek_nb.sandbox.questions import Completion, ParsedRequest
+from deepseek_nb.sandbox.questions import Completion, ParsedRequest, Refused
+from deepseek_nb.sandbox.replay import Replay
 from deepseek_nb.sandbox.script import Ask, FaultScript
 from deepseek_nb.sandbox.server import Sandbox
 from deepseek_nb.sandbox.setup import Setup
@@ -22,6 +23,8 @@ __all__ = [
     "FaultScript",
     "FaultSpec",
     "ParsedRequest",
+    "Refused",
+    "Replay",
     "RequestLog",
     "RequestRecord",
     "Sandbox",

@@ -28,7 +28,7 @@ from deepseek_nb.sandbox.packed import answer_pack, as_read
 from deepseek_nb.sandbox.questions import Completion, ParsedRequest
 from deepseek_nb.sandbox.words import clip, number_of, sentences
 
-__all__ = ["answer", "find_schema"]
+__all__ = ["answer", "asked_schema", "find_schema"]
 
 MARK = "[simulated] "
 _EXACTLY = re.compile(
@@ -116,6 +116,12 @@ def _extract(text: str, count: int) -> str:
     found = sentences(text)
     start = number_of("extract", text) % max(len(found) - count + 1, 1)
     return " ".join(found[start : start + count])
+
+
+def asked_schema(request: ParsedRequest) -> dict[str, Any] | None:
+    """The JSON Schema an answer has to fit, wherever the request tells it; None where it tells none."""
+    wanted = request.schema if request.tool is None else request.tool.parameters
+    return wanted or _schema_of(request, request.question)[0]
 
 
 def _schema_of(request: ParsedRequest, question: str) -> tuple[dict[str, Any] | None, str]:

@@ -49,6 +49,8 @@ class RequestRecord:
     cost_usd: float = 0.0
     """What was charged to the balance."""
     stream: bool = False
+    replayed: str | None = None
+    """The name of the recording the answer is from; None for a simulated one."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON values, one line of the log file."""

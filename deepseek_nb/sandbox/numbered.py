@@ -14,7 +14,7 @@ from typing import Any
 
 from deepseek_nb.sandbox.filling import fill
 
-__all__ = ["Lines", "find_lines", "write_lines"]
+__all__ = ["Lines", "find_lines", "told_lines", "write_lines"]
 
 Lines = tuple[tuple[str, dict[str, Any], dict[str, Any] | None], ...]
 """For each line: the field's name, the schema of its value, and the options by number if it has some."""
@@ -48,11 +48,16 @@ def find_lines(system: str) -> Lines:
 def write_lines(lines: Lines, text: str) -> str:
     """The answer to a text: the values a schema of these fields would be filled with, options by number."""
     schema = {"type": "object", "properties": {name: kind for name, kind, _ in lines}}
-    values = fill(schema, text)
-    return "\n".join(_said(values[name], options) for name, _, options in lines)
+    return told_lines(lines, fill(schema, text))
 
 
-def _said(value: Any, options: dict[str, Any] | None) -> str:
+def told_lines(lines: Lines, values: dict[str, Any]) -> str:
+    """These values as lines, options by number; nothing where a value is missing or none of the options."""
+    told = [_said(values.get(name), options) for name, _, options in lines]
+    return "" if None in told else "\n".join(map(str, told))
+
+
+def _said(value: Any, options: dict[str, Any] | None) -> str | None:
     if options is None:
-        return str(value).replace("\n", " ")
-    return next(number for number, option in options.items() if option == value)
+        return None if value is None else str(value).replace("\n", " ")
+    return next((number for number, option in options.items() if option == value), None)

@@ -9,7 +9,7 @@ from typing import Any
 from deepseek_nb.core.chat import canonical_json
 from deepseek_nb.sandbox.filling import fill
 
-__all__ = ["answer_pack", "as_read"]
+__all__ = ["answer_pack", "as_read", "rows_of"]
 
 
 def answer_pack(schema: dict[str, Any], question: str, answer_text: Callable[[str], str]) -> Any:
@@ -21,7 +21,7 @@ def answer_pack(schema: dict[str, Any], question: str, answer_text: Callable[[st
         shape = schema["properties"]["answers"]["items"]["properties"]["answer"]
     except (KeyError, TypeError):
         return None
-    rows = _rows(question)
+    rows = rows_of(question)
     if rows is None or not isinstance(shape, dict):
         return None
     whole = {**shape, **{word: schema[word] for word in ("$defs", "definitions") if word in schema}}
@@ -54,7 +54,8 @@ def as_read(text: str) -> str:
     return "\n".join(f"{name.replace('_', ' ').capitalize()}: {told[name]}" for name in sorted(told))
 
 
-def _rows(question: str) -> list[tuple[int, str]] | None:
+def rows_of(question: str) -> list[tuple[int, str]] | None:
+    """The rows of a pack with their ids; None for a message that is no pack."""
     rows: list[tuple[int, str]] = []
     for line in question.split("\n"):
         try:

@@ -1,4 +1,4 @@
-"""What passes between the API and the answer engine: a checked request and a completion."""
+"""What passes between the API and the answer engine: a checked request, and a completion or a refusal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Completion", "Engine", "ParsedRequest", "Tool"]
+__all__ = ["Completion", "Engine", "ParsedRequest", "Refused", "Tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,14 @@ class Completion:
     text: str
     reasoning: str = ""
     finish_reason: str = "stop"
+    wait_s: float | None = None
+    """Server seconds to the end of the answer; it then comes at once. None: the server's own times."""
+    recording: str = ""
+    """Where it was recorded, if it is replayed: a name in printable ASCII without quotes and backslashes."""
+
+
+class Refused(Exception):
+    """An engine raises it for a request it has no answer for: a 400 with its words, which costs nothing."""
 
 
 Engine = Callable[[ParsedRequest], Completion]

@@ -7,11 +7,13 @@ import random
 import threading
 from collections import Counter as Tally
 from collections import OrderedDict, deque
+from dataclasses import replace
 from math import exp
 from string import ascii_letters, digits
 from typing import Any
 from urllib.parse import urlsplit
 
+from deepseek_nb.core.chat import REPLAYED
 from deepseek_nb.sandbox.account import Account, Catalogue, Model
 from deepseek_nb.sandbox.answers import AnswerHead, Bill, ToolCall, compact
 from deepseek_nb.sandbox.api import check_key, parse_chat
@@ -23,7 +25,7 @@ from deepseek_nb.sandbox.http import MAX_BODY_BYTES, Connection, RawRequest
 from deepseek_nb.sandbox.log import RequestLog, RequestRecord
 from deepseek_nb.sandbox.plans import Work, plan
 from deepseek_nb.sandbox.prefix_cache import PrefixCache
-from deepseek_nb.sandbox.questions import ParsedRequest
+from deepseek_nb.sandbox.questions import ParsedRequest, Refused
 from deepseek_nb.sandbox.refusals import REFUSALS, ApiError, balance_empty, busy, error_reply, rate_limited
 from deepseek_nb.sandbox.response_events import ResponsesWork
 from deepseek_nb.sandbox.responses import RESPONSES_PATHS
@@ -71,6 +73,7 @@ class Case:
         self.model: Model | None = None
         self.fault: Fault | None = None
         self.bill: Bill | None = None
+        self.recording = ""
         self.good = False
         self.counted = False
         self.has_slot = False
@@ -128,6 +131,7 @@ class Case:
                 completion_tokens=produced,
                 cost_usd=cost_usd,
                 stream=request is not None and request.stream,
+                replayed=self.recording or None,
             )
         )
 
@@ -247,10 +251,13 @@ class Service:
         setup, fault = self.setup, case.fault
         try:
             completion = self.engine(request)
+        except Refused as why:
+            return error_reply(400, str(why))
         except Exception as error:  # noqa: BLE001  an engine is anybody's code; its failure is a 500
             return error_reply(
                 500, f"The answer engine failed: {error!r}", "internal_error", "internal_error"
             )
+        case.recording = completion.recording
         draft = draft_answer(request, completion, self.counter)
         if fault is not None and fault.name in SPOILERS:
             draft = SPOILERS[fault.name](draft, fault, request, self.counter)
@@ -266,24 +273,31 @@ class Service:
         if setup.spread:
             drawn = random.Random(chance(setup.seed, "time", request.prompt_hash, case.nth_try))  # noqa: S311
             factor = exp(setup.spread * drawn.gauss(0.0, 1.0))
-        token_s = setup.token_s * setup.tokens_per_event
-        waste_s = min(self._debt_s, (setup.first_token_s + token_s * draft.tokens) * factor)
+        first_s = setup.first_token_s * factor
+        token_s = setup.token_s * setup.tokens_per_event * factor
+        if completion.wait_s is not None:
+            first_s, token_s = completion.wait_s, 0.0
+        waste_s = min(self._debt_s, first_s + token_s * draft.tokens)
         self._debt_s -= waste_s
+        fingerprint = f"{REPLAYED}{case.recording}" if case.recording else setup.fingerprint
         kind = ResponsesWork if case.path in RESPONSES_PATHS else Work
         work = kind(
-            AnswerHead(self._uuid(), int(self.clock.utc().timestamp()), request.served, setup.fingerprint),
+            AnswerHead(self._uuid(), int(self.clock.utc().timestamp()), request.served, fingerprint),
             draft,
             case.bill,
             request.stream,
             request.include_usage,
             setup.usage_chunk,
-            setup.first_token_s * factor + waste_s,
-            token_s * factor,
+            first_s + waste_s,
+            token_s,
             setup.keep_alive_s,
             fim=case.path in FIM_PATHS,
             call=self._call(request, fault),
         )
-        return plan(work, fault)
+        reply = plan(work, fault)
+        if case.recording:
+            reply = replace(reply, headers=(*reply.headers, ("x-deepseek-nb-replay", case.recording)))
+        return reply
 
     async def _serve_in_turn(self, case: Case, run: Run) -> None:
         """Wait for a slot with keep-alives, then answer; close if it takes too long."""

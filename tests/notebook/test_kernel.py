@@ -243,6 +243,18 @@ def test_a_simulated_answer_says_so(sandbox, folder):
         assert kernel.run("%deepseek say hello").facts["simulated"] is True
 
 
+def test_a_replayed_answer_says_so(sandbox, folder):
+    """Of which recording: with the output, and its dollars in the bill are no dollars."""
+    start = """import deepseek_nb as ds
+from deepseek_nb.sandbox import Replay
+server = ds.use_sandbox(engine=Replay([("say hello", "Hello!", 0.0)], recording="one greeting"))"""
+    with running_kernel(kernel_environment(sandbox, folder), folder) as kernel:
+        kernel.run("%load_ext deepseek_nb")
+        kernel.run(start)
+        assert kernel.run("%deepseek say hello").facts["replayed"] == "one greeting"
+        assert "replayed answers included" in kernel.run("%deepseek cost").texts("text/plain")[0]
+
+
 def test_the_key_is_in_no_message(kernel, sandbox):
     """Whatever is asked for and whatever fails, the key is not shown."""
     sandbox.faults = FaultScript.of(None, "governor_401", "content_risk")
