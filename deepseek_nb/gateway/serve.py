@@ -27,6 +27,8 @@ __all__ = ["GatewayServer", "serve_forever", "summary"]
 BACKLOG = 4096
 GRACE_S = 10
 """What is under way when the gateway ends has so long to end."""
+KEEP_ALIVE_S = 75
+"""How long an idle connection is held: longer than clients hold theirs, or one closes as the other asks."""
 
 
 def summary(config: GatewayConfig) -> str:
@@ -55,6 +57,7 @@ def _server(config: GatewayConfig) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
     )
