@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -109,7 +110,10 @@ def serve_forever(
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of times beside every count
         announce(f"The gateway listens on {_address(listener)} (Ctrl-C ends it)\n{summary(config)}")
         sys.stdout.flush()
-        _server(config).run([listener])
+        server = _server(config)
+        gc.collect()
+        gc.freeze()  # a full collection of all that is loaded for good would stop every answer for 0.1 s
+        server.run([listener])
 
 
 class GatewayServer:
