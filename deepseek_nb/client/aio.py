@@ -12,7 +12,7 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from deepseek_nb.adapters.keys import kept_key
-from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
+from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_duration_s, parse_patience_s
 from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
 from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.adapters.transport import proxy_of
@@ -112,8 +112,8 @@ class AsyncClient:
         address, without thinking, for schemas in its subset; "responses": the address /responses, which is
         told the schema, without ``stop``), ``system``, ``model``, ``thinking``,
         ``reasoning_effort``, ``max_tokens``, ``temperature``, ``top_p``, ``stop``,
-        ``priority`` (1 to 5; 4 and 5 pass first), ``ttl_s`` (how old a stored answer may be), ``cache``,
-        ``budget_usd``,
+        ``priority`` (1 to 5; 4 and 5 pass first), ``ttl`` (how old a stored answer may be: seconds, or text
+        such as "30min"; ``ttl_s`` takes the number only), ``cache``, ``budget_usd``,
         ``patience`` (how long to keep trying while the server is busy: minutes, or text such as
         "90s"), ``fallback`` (where to ask then; None: as the client does, []: nowhere), ``user_id``,
         ``on_delta``, ``on_event``.
@@ -155,6 +155,7 @@ class AsyncClient:
         stop: str | Sequence[str] = (),
         user_id: str | None = None,
         priority: int = INTERACTIVE_PRIORITY,
+        ttl: float | str | None = None,
         ttl_s: float | None = None,
         cache: bool | None = None,
         budget_usd: float | None = None,
@@ -218,7 +219,7 @@ class AsyncClient:
             ),
             look_up=settings.cache if cache is None else cache,
             keep=settings.cache if cache is None else cache,
-            ttl_s=settings.ttl_s if ttl_s is None else ttl_s,
+            ttl_s=_ttl_s(ttl, settings.ttl_s if ttl_s is None else ttl_s),
             fallbacks=self._upstreams.legs(
                 request,
                 self._fallback if fallback is None else self._upstreams.names(fallback),
@@ -457,6 +458,11 @@ def _form(shape: Schema | None, structured: Structured, base_url: str) -> Answer
             hint=f"Leave {astray} out of base_url: https://api.deepseek.com",
         )
     return shape.form(structured)
+
+
+def _ttl_s(ttl: float | str | None, otherwise_s: float | None) -> float | None:
+    """How old an answer may be, by the name that jobs and magics have for it."""
+    return otherwise_s if ttl is None else parse_duration_s(ttl)
 
 
 def _thinks_not(thinking: bool | None, effort: str | None) -> bool:

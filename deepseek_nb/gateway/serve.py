@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -27,6 +28,8 @@ __all__ = ["GatewayServer", "serve_forever", "summary"]
 BACKLOG = 4096
 GRACE_S = 10
 """What is under way when the gateway ends has so long to end."""
+KEEP_ALIVE_S = 75
+"""How long an idle connection is held: longer than clients hold theirs, or one closes as the other asks."""
 
 
 def summary(config: GatewayConfig) -> str:
@@ -55,6 +58,7 @@ def _server(config: GatewayConfig) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
     )
@@ -106,7 +110,10 @@ def serve_forever(
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of times beside every count
         announce(f"The gateway listens on {_address(listener)} (Ctrl-C ends it)\n{summary(config)}")
         sys.stdout.flush()
-        _server(config).run([listener])
+        server = _server(config)
+        gc.collect()
+        gc.freeze()  # a full collection of all that is loaded for good would stop every answer for 0.1 s
+        server.run([listener])
 
 
 class GatewayServer:

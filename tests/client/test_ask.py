@@ -73,16 +73,21 @@ def test_without_the_cache_every_question_is_asked(sandbox, with_client):
 
 
 def test_an_old_answer_is_asked_again(sandbox, with_client):
-    """``ttl_s`` says how old an answer may be; without it any age will do."""
+    """``ttl`` or ``ttl_s`` says how old an answer may be; without it any age will do."""
 
     async def ask(client: AsyncClient) -> None:
         await client.ask(QUESTION)
         await asyncio.sleep(0.05)
         assert (await client.ask(QUESTION, ttl_s=60)).cached
+        assert (await client.ask(QUESTION, ttl="30min")).cached
         assert not (await client.ask(QUESTION, ttl_s=0.01)).cached
+        await asyncio.sleep(0.05)
+        assert not (await client.ask(QUESTION, ttl=0.01)).cached
+        with pytest.raises(errors.ConfigError, match="'soon' is not a duration"):
+            await client.ask(QUESTION, ttl="soon")
 
     with_client(ask)
-    assert len(sandbox.log) == 2
+    assert len(sandbox.log) == 3
 
 
 def test_equal_questions_at_once_are_asked_once(sandbox, with_client):

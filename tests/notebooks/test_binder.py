@@ -51,7 +51,7 @@ def test_the_python_it_asks_for_is_one_we_run_on():
 
 def test_the_package_is_installed_from_the_repository():
     lines = (BINDER / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if line and not line.startswith("#")] == ["."]
+    assert [line for line in lines if line and not line.startswith("#")] == [".[notebooks]"]
 
 
 @pytest.mark.parametrize("script", ["postBuild", "start"])
