@@ -59,7 +59,7 @@ class DeepSeekAccessor:
 
     def __repr__(self) -> str:
         return (
-            "<df.deepseek: apply(template, schema=..., job=..., budget_usd=...), submit(...), "
+            "<df.deepseek: apply(template, schema=..., job=..., budget_usd=...), submit(...), plan(...), "
             "to_csv(), to_excel()>"
         )
 
