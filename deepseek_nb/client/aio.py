@@ -22,7 +22,7 @@ from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.routes import DEEPSEEK_HOST
 from deepseek_nb.client.structured import Schema
-from deepseek_nb.client.upstreams import Upstreams, account_of
+from deepseek_nb.client.upstreams import Upstream, Upstreams, account_of
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import INTERACTIVE_LANE
 from deepseek_nb.core.budget import Budget, NearBudget
@@ -275,19 +275,23 @@ class AsyncClient:
 
     # ------------------------------------------------------------------------------- the account
 
-    async def models(self) -> list[dict[str, Any]]:
-        """The models the server offers, as it describes them. Costs nothing."""
-        listing = await self._get("/models")
+    async def models(self, upstream: str = "") -> list[dict[str, Any]]:
+        """The models the server offers, as it describes them. Costs nothing.
+
+        ``upstream`` names one of ``fallback_names`` instead of the client's own server.
+        """
+        listing = await self._get("/models", upstream)
         return [model for model in listing.get("data", []) if isinstance(model, dict)]
 
     async def balance(self) -> dict[str, Any]:
         """The account's balance, as the server sends it (amounts are strings). Costs nothing."""
         return await self._get("/user/balance")
 
-    async def _get(self, path: str) -> dict[str, Any]:
-        self.settings.require_credentials()
+    async def _get(self, path: str, upstream: str = "") -> dict[str, Any]:
+        if not upstream:
+            self.settings.require_credentials()
         road = self._open()
-        status, headers, body = await self._upstreams.get("").transport.get(path)
+        status, headers, body = await self._upstreams.get(upstream).transport.get(path)
         if status != 200:
             raise road.scrub(error_from_reply(status, body, headers))
         try:
@@ -309,6 +313,15 @@ class AsyncClient:
     def road(self) -> Road:
         """What carries the requests: its gate and its listeners are there to be looked at."""
         return self._open()
+
+    @property
+    def fallback_names(self) -> tuple[str, ...]:
+        """What the servers of ``fallback`` are called in errands and for :meth:`upstream`, in its order."""
+        return self._fallback
+
+    def upstream(self, name: str = "") -> Upstream:
+        """One of its servers: its own, or one of ``fallback_names``. In its loop only."""
+        return self._upstreams.get(name)
 
     def standing(self) -> dict[str, GateState]:
         """How the lines to its own server stand, by model; empty while it is not open. In its loop only."""

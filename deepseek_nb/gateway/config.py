@@ -33,9 +33,11 @@ _ROUTE_NAME = re.compile(r"[\w.:\[\]-]{1,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamEntry:
-    """One server that answers. The first one of the file is asked; the others in order, when it fails.
+    """One server that answers.
 
-    Only those others have a ``model``, a ``dialect`` and a ``price_usd``.
+    One with a ``weight`` and no ``model`` is a peer of the first one: asked in turn for whatever model a
+    request names. One with a ``model`` stands in for the peers when they fail. The first one is a peer, and
+    has neither a ``dialect`` nor a ``price_usd``.
     """
 
     name: str
@@ -43,18 +45,21 @@ class UpstreamEntry:
     key: Secret | None = None
     model: str | None = None
     """What it is asked for, whatever was asked of the gateway."""
+    weight: float = 1.0
+    """A peer's share of the questions; 0: asked only when no other peer can be."""
     dialect: str | None = None
     price_usd: tuple[float, float, float] | None = None
 
-    def route(self) -> Route:
-        """It as a fallback of the client."""
+    def route(self, model: str) -> Route:
+        """It as a fallback of the client, which wants a model's name even where any can be asked for."""
         return Route(
-            model=self.model,
+            model=self.model or model,
             base_url=self.base_url,
             api_key=self.key,
             name=self.name,
             price_usd=self.price_usd,
-            dialect=self.dialect,  # type: ignore[arg-type]  # checked when the file was read
+            # checked when the file was read; a peer is one to whom the same can be said
+            dialect=self.dialect or (None if self.model else "deepseek"),  # type: ignore[arg-type]
         )
 
 
@@ -115,6 +120,8 @@ class GatewayConfig:
     """Whether ``/metrics`` needs no token."""
     open_status: bool = True
     """Whether the status page shows its figures (never a tenant's) without a token."""
+    probe_every_s: float = 2.0
+    """How often an upstream that is down is asked whether it is back."""
     routes: tuple[Route, ...] = field(default=(), repr=False)
 
     def tenant(self, name: str) -> Tenant | None:
@@ -174,7 +181,8 @@ def parse_config(
         thresholds=thresholds,
         open_metrics=gateway.switch("open_metrics", default=False),
         open_status=gateway.switch("open_status", default=True),
-        routes=tuple(upstream.route() for upstream in upstreams[1:]),
+        probe_every_s=gateway.seconds("probe_every", 2.0, 0.1, 600.0),
+        routes=tuple(upstream.route(settings.model) for upstream in upstreams[1:]),
     )
     gateway.end()
     return config
@@ -187,12 +195,23 @@ def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> Upstr
             hint="It is DeepSeek's service, or speaks as it does: asked for the model that a request names. "
             "The default model stands in [gateway].",
         )
+    if not first and not entry.has("model", "weight"):
+        raise ConfigError(
+            f"{entry.where} needs a model.",
+            hint="The name that is asked for there; or a weight, if it serves the same models as the first.",
+        )
+    if entry.has("model") and entry.has("weight"):
+        raise ConfigError(
+            f"{entry.place('weight')} is for upstreams without a model.",
+            hint="Those with one stand in, in the order of the file.",
+        )
     price = entry.numbers("price_usd", 3)
     made = UpstreamEntry(
         name=entry.matching("name", _ROUTE_NAME, "a name of letters, digits and the signs _ . : -"),
         base_url=entry.text("base_url"),
         key=_from_environment(entry, "key_env", environ),
         model=entry.text("model", None),
+        weight=entry.number("weight", 1.0, 0.0, 1e6),
         dialect=entry.choice("dialect", ("deepseek", "openai"), None),
         price_usd=None if price is None else (price[0], price[1], price[2]),
     )
@@ -275,12 +294,11 @@ def _refuse_twins(upstreams: tuple[UpstreamEntry, ...], tenants: Mapping[str, Te
         raise ConfigError(
             f"Two upstreams in {where} have the same name.", hint="Answers are told apart by it."
         )
-    for upstream in upstreams[1:]:
-        if upstream.model is None:
-            raise ConfigError(
-                f"The upstream {upstream.name!r} in {where} needs a model.",
-                hint="Only the first one is asked for the model that the request names.",
-            )
+    if not any(upstream.weight for upstream in upstreams if upstream.model is None):
+        raise ConfigError(
+            f"Every upstream without a model in {where} has the weight 0.",
+            hint="Give one of them a weight above 0: it is asked first.",
+        )
     owner: dict[Secret, str] = {}
     for tenant in tenants.values():
         for secret in tenant.secrets:

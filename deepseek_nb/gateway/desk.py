@@ -15,8 +15,9 @@ import asyncio
 import hashlib
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
@@ -26,11 +27,12 @@ from deepseek_nb.core.wire import Delta
 from deepseek_nb.gateway.asks import Ask
 from deepseek_nb.gateway.catalogue import Catalogue
 from deepseek_nb.gateway.config import GatewayConfig, Tenant
-from deepseek_nb.gateway.health import Health, Watch
+from deepseek_nb.gateway.health import PROBE_WITHIN_S, Health, Prober, Watch
 from deepseek_nb.gateway.monitor import Monitor
 from deepseek_nb.gateway.purses import Purse
 from deepseek_nb.gateway.quota import Quota
 from deepseek_nb.gateway.refusals import bad_request, from_error
+from deepseek_nb.gateway.routing import Router
 
 __all__ = ["CacheWish", "Call", "Desk"]
 
@@ -66,8 +68,10 @@ class Desk:
         self.config = config
         self.monitor = monitor
         self.client = AsyncClient(config.settings, fallback=list(config.routes))
-        self.catalogue = Catalogue(self.client)
         self.health = Health([upstream.name for upstream in config.upstreams])
+        self.router = Router(config.upstreams, self.client, self.health, config.settings.failover_s)
+        self.catalogue = Catalogue(self.client, self._list_models)
+        self.prober = Prober(self.health, self._probe, config.probe_every_s)
         clock = asyncio.get_running_loop().time
         around = self.client.budget
         self.quotas = {name: Quota(tenant, clock) for name, tenant in config.tenants.items()}
@@ -78,9 +82,23 @@ class Desk:
 
     async def aclose(self) -> None:
         """Close the client and the files."""
+        await self.prober.aclose()
         await self.client.aclose()
         for purse in self.purses.values():
             purse.close()
+
+    async def _list_models(self) -> list[dict[str, Any]]:
+        """The models of the first peer that tells them."""
+        peers = [one for one in self.router.order(self.config.settings.model, others=False) if one.is_peer]
+        for peer in peers[:-1]:
+            with suppress(DeepSeekError, TimeoutError):
+                async with asyncio.timeout(PROBE_WITHIN_S):
+                    return await self.client.models(peer.client_name)
+        return await self.client.models(peers[-1].client_name)
+
+    async def _probe(self, name: str) -> None:
+        """Ask one upstream for its models, which costs nothing."""
+        await self.client.models(next(one.client_name for one in self.router.served if one.name == name))
 
     def errand(
         self,
@@ -104,21 +122,17 @@ class Desk:
                     ttl_s=_shorter(tenant.ttl_s, wish.ttl_s),
                     cache=keep,
                     budget=self.purses[tenant.name].budget,
-                    fallback=None if tenant.fallback else [],
+                    fallback=[],  # the router says where it goes
                     on_delta=on_delta,
                     on_event=watch,
                 )
         except DeepSeekError as error:
             raise from_error(error) from None
         if ask.json_mode:
-            errand = self._in_json_mode(errand)
+            errand = replace(errand, request=replace(errand.request, json_mode=True))
+        order = self.router.order(errand.request.model, others=tenant.fallback)
+        errand = self.router.routed(errand, order)
         return _owned(tenant, errand if wish.look_up else replace(errand, look_up=False))
-
-    def _in_json_mode(self, errand: Errand) -> Errand:
-        request = replace(errand.request, json_mode=True)
-        legs = self.client.other_legs(errand)
-        key = request.fingerprint(self.config.settings.route_name)
-        return replace(errand, request=request, key=key, fallbacks=() if legs is None else legs(request))
 
     def priority(self, tenant: Tenant, asked: int | None) -> int:
         """The lane: what was asked for, as far as the tenant may go."""
@@ -172,8 +186,8 @@ class Call:
 
     @property
     def degraded(self) -> bool:
-        """Whether another than the first upstream answered."""
-        return self.upstream != self.desk.config.upstreams[0].name
+        """Whether one that only stands in for the first upstream and its peers answered."""
+        return not self.desk.router.is_peer(self.upstream)
 
     @property
     def cost_usd(self) -> float | None:

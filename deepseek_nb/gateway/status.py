@@ -147,20 +147,38 @@ def _ago(at_s: float | None, now: float) -> int | None:
     return None if at_s is None else max(0, round(now - at_s))
 
 
+def _upstream_lines(desk: Desk) -> Iterable[tuple[str, str, dict[str, float]]]:
+    """The lines to each upstream, all its models together."""
+    stands = {
+        one.name: list(desk.client.upstream(one.client_name).standing().values())
+        for one in desk.router.served
+    }
+    bears = {name: sum(state.limit for state in states) for name, states in stands.items()}
+    yield "upstream_limit", "What an upstream seems to bear at once.", bears
+    held = {name: float(sum(s.held + s.interactive for s in states)) for name, states in stands.items()}
+    yield "upstream_requests", "Requests at an upstream.", held
+    waits = {name: float(sum(state.waiting for state in states)) for name, states in stands.items()}
+    yield "upstream_waiting", "Questions in the line to an upstream.", waits
+    probes = {name: float(one.probes) for name, one in desk.health.upstreams.items()}
+    yield "upstream_probes", "Times an upstream that was down was asked whether it is back.", probes
+
+
 def gauges_of(desk: Desk) -> Iterable[Gauge]:
     """What is true now, for Prometheus."""
     upstreams, lines = desk.health.upstreams, desk.client.standing()
     days = {name: day for name, purse in desk.purses.items() if (day := purse.standing_or_none())}
     limits = {name: day.limit_usd for name, day in days.items() if day.limit_usd is not None}
-    up = {name: float(one.state != "failing") for name, one in upstreams.items()}
+    up = {name: float(one.state not in ("failing", "down")) for name, one in upstreams.items()}
     held = {model: float(state.held + state.interactive) for model, state in lines.items()}
     waiting = {model: float(state.waiting) for model, state in lines.items()}
     flying = {name: float(quota.in_flight) for name, quota in desk.quotas.items()}
-    yield "upstream_up", "0 after three failures in a row.", "upstream", up
+    yield "upstream_up", "0 after three failures in a row, until it answers.", "upstream", up
     failures = {name: float(one.failures) for name, one in upstreams.items()}
     yield "upstream_failures", "Faults so far.", "upstream", failures
     refusals = {name: float(one.refusals) for name, one in upstreams.items()}
     yield "upstream_refusals", "429 and 503 so far.", "upstream", refusals
+    for name, told, figures in _upstream_lines(desk):
+        yield name, told, "upstream", figures
     bears = {model: state.limit for model, state in lines.items()}
     yield "limit", "What the first upstream seems to bear at once.", "model", bears
     yield "upstream_in_flight", "Requests at the first upstream.", "model", held
