@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from deepseek_nb.adapters.keys import kept_key
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_patience_s
 from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
-from deepseek_nb.adapters.store import AnswerStore
+from deepseek_nb.adapters.store import AnswerStore, SharedTier
 from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import GateState
@@ -61,6 +61,8 @@ class AsyncClient:
     route has an admission and a breaker of its own; an answer says which route gave it, and is kept
     under that route's name.
 
+    ``shared`` is a tier of answers between its memory and its file, which other machines share.
+
     One client belongs to one event loop. Nothing is sent before the first call.
 
     >>> async with AsyncClient() as client:                       # doctest: +SKIP
@@ -68,7 +70,14 @@ class AsyncClient:
     ...     print(answer.text, answer.cost_usd)
     """
 
-    def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        fallback: Any = None,
+        shared: SharedTier | None = None,
+        **arguments: Any,
+    ) -> None:
         settings, arguments, fallback = hidden(settings), hidden(arguments), hidden(fallback, secret=False)
         if not isinstance(settings, Settings | None):
             raise ConfigError(
@@ -92,6 +101,7 @@ class AsyncClient:
         self._told_retired: set[str] = set()
         self._road: Road | None = None
         self._store: AnswerStore | None = None
+        self._shared = shared
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -306,7 +316,7 @@ class AsyncClient:
     def store(self) -> AnswerStore | None:
         """The answer store; None with ``cache=False``. Opened at the first use."""
         if self._store is None and self.settings.cache:
-            self._store = AnswerStore(self.settings.data_dir / "answers.db")
+            self._store = AnswerStore(self.settings.data_dir / "answers.db", shared=self._shared)
         return self._store
 
     @property

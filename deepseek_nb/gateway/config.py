@@ -122,6 +122,10 @@ class GatewayConfig:
     """Whether the status page shows its figures (never a tenant's) without a token."""
     probe_every_s: float = 2.0
     """How often an upstream that is down is asked whether it is back."""
+    redis_url: Secret | None = None
+    """Where answers are shared with other gateways; None: nowhere."""
+    redis_keep_s: float = 86400.0
+    """How long Redis keeps one."""
     routes: tuple[Route, ...] = field(default=(), repr=False)
 
     def tenant(self, name: str) -> Tenant | None:
@@ -182,6 +186,8 @@ def parse_config(
         open_metrics=gateway.switch("open_metrics", default=False),
         open_status=gateway.switch("open_status", default=True),
         probe_every_s=gateway.seconds("probe_every", 2.0, 0.1, 600.0),
+        redis_url=_redis_url(gateway, environ),
+        redis_keep_s=gateway.seconds("redis_keep", 86400.0, 1.0, 366 * 86400.0),
         routes=tuple(upstream.route(settings.model) for upstream in upstreams[1:]),
     )
     gateway.end()
@@ -222,6 +228,17 @@ def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> Upstr
 def _from_environment(entry: Table, key: str, environ: Mapping[str, str]) -> Secret | None:
     variable = entry.text(key, None)
     return None if variable is None else _variable(entry, key, variable, environ)
+
+
+def _redis_url(gateway: Table, environ: Mapping[str, str]) -> Secret | None:
+    """Where Redis is: in the file, or in an environment variable, where the password may stand in it."""
+    if (url := gateway.text("redis_url", None)) is None:
+        return _from_environment(gateway, "redis_url_env", environ)
+    if gateway.has("redis_url_env"):
+        raise ConfigError(f"{gateway.where} has redis_url and redis_url_env.", hint="Give one of them.")
+    if "@" in url:
+        raise gateway.wrong("redis_url", "without a password; name a variable with all of it: redis_url_env")
+    return Secret(url)
 
 
 def _variable(entry: Table, key: str, variable: str, environ: Mapping[str, str]) -> Secret:

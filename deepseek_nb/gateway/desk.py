@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deepseek_nb.adapters.redis_tier import RedisTier
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
@@ -28,6 +29,7 @@ from deepseek_nb.gateway.asks import Ask
 from deepseek_nb.gateway.catalogue import Catalogue
 from deepseek_nb.gateway.config import GatewayConfig, Tenant
 from deepseek_nb.gateway.health import PROBE_WITHIN_S, Health, Prober, Watch
+from deepseek_nb.gateway.logs import log_event
 from deepseek_nb.gateway.monitor import Monitor
 from deepseek_nb.gateway.purses import Purse
 from deepseek_nb.gateway.quota import Quota
@@ -67,7 +69,12 @@ class Desk:
     def __init__(self, config: GatewayConfig, monitor: Monitor) -> None:
         self.config = config
         self.monitor = monitor
-        self.client = AsyncClient(config.settings, fallback=list(config.routes))
+        self.redis = (
+            None
+            if config.redis_url is None
+            else RedisTier(config.redis_url, keep_s=config.redis_keep_s, told=_log_redis)
+        )
+        self.client = AsyncClient(config.settings, fallback=list(config.routes), shared=self.redis)
         self.health = Health([upstream.name for upstream in config.upstreams])
         self.router = Router(config.upstreams, self.client, self.health, config.settings.failover_s)
         self.catalogue = Catalogue(self.client, self._list_models)
@@ -84,6 +91,8 @@ class Desk:
         """Close the client and the files."""
         await self.prober.aclose()
         await self.client.aclose()
+        if self.redis is not None:
+            await self.redis.aclose()
         for purse in self.purses.values():
             purse.close()
 
@@ -270,6 +279,10 @@ def user_id_of(tenant: Tenant, given: str | None) -> str:
         return tenant.name
     digest = hashlib.blake2b(given.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
     return f"{tenant.name}--{digest}"
+
+
+def _log_redis(up: bool, why: str) -> None:
+    log_event("redis", state="back" if up else "gone", **({} if up else {"why": why}), trouble=not up)
 
 
 def _owned(tenant: Tenant, errand: Errand) -> Errand:

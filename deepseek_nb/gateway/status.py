@@ -177,6 +177,19 @@ def gauges_of(desk: Desk) -> Iterable[Gauge]:
     yield "upstream_failures", "Faults so far.", "upstream", failures
     refusals = {name: float(one.refusals) for name, one in upstreams.items()}
     yield "upstream_refusals", "429 and 503 so far.", "upstream", refusals
+    tiers = {} if desk.client.store is None else desk.client.store.lookups()
+    if desk.redis is not None:
+        tiers["redis"] = desk.redis.counts["hits"], desk.redis.counts["misses"]
+        yield "redis_up", "0 while Redis does not answer.", "tier", {"redis": float(desk.redis.up)}
+        yield "redis_errors", "Times Redis failed.", "tier", {"redis": float(desk.redis.counts["errors"])}
+    hits = {tier: float(hit) for tier, (hit, _) in tiers.items()}
+    yield "cache_hits", "Answers found in a tier; memory is asked first, the disk last.", "tier", hits
+    yield (
+        "cache_misses",
+        "Times it was not there.",
+        "tier",
+        {t: float(miss) for t, (_, miss) in tiers.items()},
+    )
     for name, told, figures in _upstream_lines(desk):
         yield name, told, "upstream", figures
     bears = {model: state.limit for model, state in lines.items()}
