@@ -122,6 +122,7 @@ async def compute(request: Request, desk: Desk, caller: Caller) -> Response:
     asked = read_compute(json_object(request, body), batch_max=desk.config.batch_max)
     wish = CacheWish.of(request.headers.get("cache-control"))
     if isinstance(asked, list):
+        _refuse_long_lines(desk, caller, asked, request)
         quota.charge(len(asked) - 1)
         return await _batch(request, desk, caller, asked, wish)
     async with quota.place(), desk.call(caller.tenant, priority_of(request, asked), wish) as call:
@@ -143,6 +144,14 @@ def _told(call: Call, answer: Answer) -> dict[str, Any]:
     return told
 
 
+def _refuse_long_lines(desk: Desk, caller: Caller, items: list[Item], request: Request) -> None:
+    """Raise a 429 where the line of some question is too long: nothing of the batch is asked then."""
+    asked = [priority_of(request, item.ask) for item in items if isinstance(item.ask, Ask)]
+    for model, priority in {(ask.model or desk.config.settings.model, ask.priority) for ask in asked}:
+        if refusal := desk.load.refusal(model, desk.priority(caller.tenant, priority)):
+            raise refusal
+
+
 async def _batch(
     request: Request, desk: Desk, caller: Caller, items: list[Item], wish: CacheWish
 ) -> Response:
@@ -155,7 +164,8 @@ async def _batch(
             if isinstance(item.ask, ApiError):
                 raise item.ask
             ask = priority_of(request, item.ask)
-            async with quota.place(wait=True), desk.call(caller.tenant, ask, wish) as call:
+            # the batch was let in as a whole
+            async with quota.place(wait=True), desk.call(caller.tenant, ask, wish, patient=True) as call:
                 return {"id": item.id, **_told(call, await call.whole())}
         except ApiError as error:
             return {"id": item.id, "error": {**error.told, "status": error.status}}

@@ -85,7 +85,9 @@ class Tenant:
     """How old a kept answer may be; None: any age."""
     cache: bool = True
     fallback: bool = True
-    """Whether other upstreams may answer when the first one cannot."""
+    """Whether stand-ins may answer when the first upstream and its peers cannot."""
+    degrade: int = 0
+    """Up to this priority, a question that would wait too long goes to a stand-in; 0: none does."""
 
     def may_ask(self, model: str) -> bool:
         """Whether that model is open to it."""
@@ -122,6 +124,8 @@ class GatewayConfig:
     """Whether the status page shows its figures (never a tenant's) without a token."""
     probe_every_s: float = 2.0
     """How often an upstream that is down is asked whether it is back."""
+    waits_s: tuple[float, ...] = (5.0, 15.0, 30.0)
+    """How long a line questions of priority 1, 2 and 3 are let into."""
     redis_url: Secret | None = None
     """Where answers are shared with other gateways; None: nowhere."""
     redis_keep_s: float = 86400.0
@@ -186,6 +190,7 @@ def parse_config(
         open_metrics=gateway.switch("open_metrics", default=False),
         open_status=gateway.switch("open_status", default=True),
         probe_every_s=gateway.seconds("probe_every", 2.0, 0.1, 600.0),
+        waits_s=gateway.durations("waits", (5.0, 15.0, 30.0)),
         redis_url=_redis_url(gateway, environ),
         redis_keep_s=gateway.seconds("redis_keep", 86400.0, 1.0, 366 * 86400.0),
         routes=tuple(upstream.route(settings.model) for upstream in upstreams[1:]),
@@ -288,7 +293,10 @@ def _tenant(name: str, entry: Table, environ: Mapping[str, str]) -> Tenant:
         ttl_s=entry.seconds("ttl", None, 1.0, 10 * 365 * 86400.0),
         cache=entry.switch("cache", default=True),
         fallback=entry.switch("fallback", default=True),
+        degrade=entry.whole("degrade", 0, 0, 3),
     )
+    if made.degrade and not made.fallback:
+        raise entry.wrong("degrade", "left out, or 0, where fallback is false: it is a stand-in that answers")
     entry.end()
     return made
 

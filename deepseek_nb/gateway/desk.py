@@ -17,6 +17,7 @@ import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from deepseek_nb.adapters.redis_tier import RedisTier
@@ -29,6 +30,7 @@ from deepseek_nb.gateway.asks import Ask
 from deepseek_nb.gateway.catalogue import Catalogue
 from deepseek_nb.gateway.config import GatewayConfig, Tenant
 from deepseek_nb.gateway.health import PROBE_WITHIN_S, Health, Prober, Watch
+from deepseek_nb.gateway.load import Load
 from deepseek_nb.gateway.logs import log_event
 from deepseek_nb.gateway.monitor import Monitor
 from deepseek_nb.gateway.purses import Purse
@@ -80,6 +82,7 @@ class Desk:
         self.catalogue = Catalogue(self.client, self._list_models)
         self.prober = Prober(self.health, self._probe, config.probe_every_s)
         clock = asyncio.get_running_loop().time
+        self.load = Load(self.client, self.router, config.waits_s, clock)
         around = self.client.budget
         self.quotas = {name: Quota(tenant, clock) for name, tenant in config.tenants.items()}
         self.purses = {
@@ -116,8 +119,13 @@ class Desk:
         wish: CacheWish,
         watch: Watch,
         on_delta: Callable[[Delta], None] | None = None,
+        *,
+        degraded: bool = False,
     ) -> Errand:
-        """The question, checked and made the tenant's own. Raises ApiError; nothing is sent."""
+        """The question, checked and made the tenant's own. Raises ApiError; nothing is sent.
+
+        ``degraded`` sends it to a stand-in first.
+        """
         keep = tenant.cache and wish.keep
         try:
             with warnings.catch_warnings():
@@ -139,7 +147,7 @@ class Desk:
             raise from_error(error) from None
         if ask.json_mode:
             errand = replace(errand, request=replace(errand.request, json_mode=True))
-        order = self.router.order(errand.request.model, others=tenant.fallback)
+        order = self.router.order(errand.request.model, others=tenant.fallback, others_first=degraded)
         errand = self.router.routed(errand, order)
         return _owned(tenant, errand if wish.look_up else replace(errand, look_up=False))
 
@@ -149,11 +157,11 @@ class Desk:
 
     @asynccontextmanager
     async def call(
-        self, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool = False
+        self, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool = False, patient: bool = False
     ) -> AsyncIterator[Call]:
         """The question, ready to be asked. Raises ApiError for what can be known to fail.
 
-        Leaving the block hangs up.
+        Also where it would wait too long for its priority; not with ``patient``. Leaving the block hangs up.
         """
         call = Call(self, tenant, ask, wish, streamed=streamed)
         model = call.errand.request.model
@@ -164,10 +172,30 @@ class Desk:
                 "model",
                 "model_without_price",
             )
+        if not patient:
+            await self._shed(call, model)
         try:
             yield call
         finally:
             await call.aclose()
+
+    async def _shed(self, call: Call, model: str) -> None:
+        """Where the line is too long for it, raise that; or send it to a stand-in, if its tenant says so.
+
+        An answer that is kept needs no line.
+        """
+        refusal = self.load.refusal(model, call.errand.lane)
+        if refusal is None or await self._is_kept(call.errand):
+            return
+        if call.errand.lane > call.tenant.degrade or not self.router.stand_in(model):
+            raise refusal
+        call.degrade()
+
+    async def _is_kept(self, errand: Errand) -> bool:
+        store = self.client.store
+        if store is None or not errand.look_up:
+            return False
+        return await store.aget(errand.key, errand.ttl_s) is not None
 
 
 class Call:
@@ -179,9 +207,16 @@ class Call:
         self.watch = Watch(desk.health)
         self.pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
         """With ``streamed``: what comes, and None at the end."""
-        self.errand = desk.errand(tenant, ask, wish, self.watch, self.pieces.put_nowait if streamed else None)
+        self._errand_of = partial(
+            desk.errand, tenant, ask, wish, self.watch, self.pieces.put_nowait if streamed else None
+        )
+        self.errand = self._errand_of()
         self.answer: Answer | None = None
         self._work: asyncio.Task[Answer] | None = None
+
+    def degrade(self) -> None:
+        """Ask a stand-in first; before it is started."""
+        self.errand = self._errand_of(degraded=True)
 
     @property
     def upstream(self) -> str:
@@ -224,6 +259,8 @@ class Call:
         except DeepSeekError as error:
             raise from_error(error, own_cap=self.desk.purses[self.tenant.name].cap_name) from None
         self.answer = answer
+        if not answer.cached and not self.degraded:
+            self.desk.load.answered(self.errand.request.model, self.errand.lane)
         self.desk.monitor.answered(self.tenant.name, self.upstream, answer, self.cost_usd)
         return answer
 

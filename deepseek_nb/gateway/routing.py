@@ -79,6 +79,10 @@ class Router:
             return 1.0
         return 0.0 if state.waiting else max(0.0, state.limit - state.held - state.interactive)
 
+    def stand_in(self, model: str) -> bool:
+        """Whether some stand-in has room for a question of ``model``."""
+        return any(self.usable(one, model) and self.room(one, model) >= 1.0 for one in self._others)
+
     def order(self, model: str, *, others: bool, others_first: bool = False) -> list[Served]:
         """Who is asked for ``model``, one after another; those that are down last of all.
 

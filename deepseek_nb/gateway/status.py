@@ -190,6 +190,9 @@ def gauges_of(desk: Desk) -> Iterable[Gauge]:
         "tier",
         {t: float(miss) for t, (_, miss) in tiers.items()},
     )
+    model = desk.config.settings.model
+    waits = {str(lane): desk.load.wait_s(model, lane) for lane in range(1, 6)}
+    yield "expected_wait_s", "How long a question of the usual model would wait in line.", "priority", waits
     for name, told, figures in _upstream_lines(desk):
         yield name, told, "upstream", figures
     bears = {model: state.limit for model, state in lines.items()}
