@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -19,7 +19,8 @@ from deepseek_nb.gateway.compute import compute, stream
 from deepseek_nb.gateway.config import GatewayConfig
 from deepseek_nb.gateway.desk import Desk
 from deepseek_nb.gateway.front import ClientGone, Front, error_reply, note_of
-from deepseek_nb.gateway.monitor import Monitor
+from deepseek_nb.gateway.jobs import JobRoom
+from deepseek_nb.gateway.monitor import Gauge, Monitor
 from deepseek_nb.gateway.refusals import ApiError
 from deepseek_nb.gateway.replies import compact
 from deepseek_nb.gateway.status import StatusRoom, gauges_of
@@ -36,8 +37,18 @@ class Rooms:
 
     def __init__(self, config: GatewayConfig, monitor: Monitor, doorkeeper: Doorkeeper) -> None:
         self.desk = Desk(config, monitor)
+        self.jobs = JobRoom(self.desk)
         self.status = StatusRoom(self.desk, doorkeeper, asyncio.get_running_loop().time())
-        monitor.gauges = lambda: gauges_of(self.desk)
+        monitor.gauges = lambda: (*gauges_of(self.desk), *self._queues())
+
+    def _queues(self) -> Iterator[Gauge]:
+        queued = {name: float(count) for name, count in self.jobs.left.items()}
+        yield "queued", "Questions of queued batches without an answer.", "tenant", queued
+
+    async def aclose(self) -> None:
+        """Close them."""
+        await self.jobs.aclose()
+        await self.desk.aclose()
 
 
 class _Routes:
@@ -57,7 +68,7 @@ class _Routes:
             yield
         finally:
             rooms, self._rooms = self._rooms, None
-            await rooms.desk.aclose()
+            await rooms.aclose()
 
     @property
     def rooms(self) -> Rooms:
@@ -73,7 +84,10 @@ class _Routes:
             *self._both("/models", "models", lambda r, h, c: listing(r, h.desk, c)),
             *self._both("/models/{model:path}", "models", lambda r, h, c: one_model(r, h.desk, c)),
             *self._both("/user/balance", "balance", lambda _, h, c: balance(h.desk, c)),
-            self._route("/v1/compute", "compute", lambda r, h, c: compute(r, h.desk, c), ask),
+            self._route("/v1/compute", "compute", lambda r, h, c: compute(r, h.desk, h.jobs, c), ask),
+            self._route("/v1/jobs", "jobs", lambda _, h, c: h.jobs.listing(c)),
+            self._route("/v1/jobs/{job}", "jobs", lambda r, h, c: h.jobs.one(r, c)),
+            self._route("/v1/jobs/{job}", "jobs", lambda r, h, c: h.jobs.drop(r, c), ["DELETE"]),
             self._route("/v1/stream", "stream", lambda r, h, c: stream(r, h.desk, c), ask),
             Route("/oauth/token", self._named("token", self._token), methods=ask),
             Route("/healthz", self._named("healthz", self._healthz)),

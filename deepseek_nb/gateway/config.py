@@ -124,6 +124,12 @@ class GatewayConfig:
     """Whether the status page shows its figures (never a tenant's) without a token."""
     probe_every_s: float = 2.0
     """How often an upstream that is down is asked whether it is back."""
+    queued_max: int = 100_000
+    """Questions of one tenant in the queue."""
+    job_patience_s: float = 86400.0
+    """How long a queued question is tried while upstreams are busy."""
+    job_keep_s: float = 7 * 86400.0
+    """How long a finished job can be looked at."""
     waits_s: tuple[float, ...] = (5.0, 15.0, 30.0)
     """How long a line questions of priority 1, 2 and 3 are let into."""
     redis_url: Secret | None = None
@@ -190,6 +196,9 @@ def parse_config(
         open_metrics=gateway.switch("open_metrics", default=False),
         open_status=gateway.switch("open_status", default=True),
         probe_every_s=gateway.seconds("probe_every", 2.0, 0.1, 600.0),
+        queued_max=gateway.whole("queued_max", 100_000, 0, 10_000_000),
+        job_patience_s=gateway.seconds("job_patience", 86400.0, 0.0, 30 * 86400.0),
+        job_keep_s=gateway.seconds("job_keep", 7 * 86400.0, 60.0, 366 * 86400.0),
         waits_s=gateway.durations("waits", (5.0, 15.0, 30.0)),
         redis_url=_redis_url(gateway, environ),
         redis_keep_s=gateway.seconds("redis_keep", 86400.0, 1.0, 366 * 86400.0),
