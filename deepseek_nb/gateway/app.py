@@ -26,6 +26,7 @@ from deepseek_nb.gateway.replies import compact
 from deepseek_nb.gateway.status import StatusRoom, gauges_of
 from deepseek_nb.gateway.talk import chat
 from deepseek_nb.gateway.tokens import LONGEST_FORM, Caller, Doorkeeper
+from deepseek_nb.gateway.webhook import Bell
 
 __all__ = ["create_app"]
 
@@ -39,14 +40,23 @@ class Rooms:
         self.desk = Desk(config, monitor)
         self.jobs = JobRoom(self.desk)
         self.status = StatusRoom(self.desk, doorkeeper, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time
+        self.bell = (
+            None if config.webhook is None else Bell(config.webhook, lambda: self.status.notices(now()))
+        )
         monitor.gauges = lambda: (*gauges_of(self.desk), *self._queues())
 
     def _queues(self) -> Iterator[Gauge]:
         queued = {name: float(count) for name, count in self.jobs.left.items()}
+        if self.bell is not None:
+            told = {"sent": float(self.bell.sent), "lost": float(self.bell.lost)}
+            yield "alarms_posted", "Alarms that were delivered, or given up.", "result", told
         yield "queued", "Questions of queued batches without an answer.", "tenant", queued
 
     async def aclose(self) -> None:
         """Close them."""
+        if self.bell is not None:
+            await self.bell.aclose()
         await self.jobs.aclose()
         await self.desk.aclose()
 

@@ -118,6 +118,8 @@ class GatewayConfig:
     """Questions in one ``batch_requests``."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """From where on the status page shows an alarm."""
+    webhook: Secret | None = None
+    """Where alarms are POSTed as they begin and end; None: nowhere."""
     open_metrics: bool = False
     """Whether ``/metrics`` needs no token."""
     open_status: bool = True
@@ -176,7 +178,9 @@ def parse_config(
         _upstream(entry, environ, first=number == 0) for number, entry in enumerate(file.tables("upstream"))
     )
     tenants = {name: _tenant(name, entry, environ) for name, entry in file.named("tenant")}
-    thresholds = _thresholds(file.table("alarms", required=False))
+    alarms = file.table("alarms", required=False)
+    webhook = _webhook(alarms, environ)
+    thresholds = _thresholds(alarms)
     file.end()
     _refuse_twins(upstreams, tenants, where)
     settings = _settings(gateway, upstreams[0], environ)
@@ -193,6 +197,7 @@ def parse_config(
         body_bytes_max=gateway.whole("body_bytes_max", 8 * 1024 * 1024, 1024, 48 * 1024 * 1024),
         batch_max=gateway.whole("batch_max", 1000, 1, 100_000),
         thresholds=thresholds,
+        webhook=webhook,
         open_metrics=gateway.switch("open_metrics", default=False),
         open_status=gateway.switch("open_status", default=True),
         probe_every_s=gateway.seconds("probe_every", 2.0, 0.1, 600.0),
@@ -308,6 +313,15 @@ def _tenant(name: str, entry: Table, environ: Mapping[str, str]) -> Tenant:
         raise entry.wrong("degrade", "left out, or 0, where fallback is false: it is a stand-in that answers")
     entry.end()
     return made
+
+
+def _webhook(table: Table, environ: Mapping[str, str]) -> Secret | None:
+    """An address in the file, or in an environment variable: such addresses are often secrets."""
+    url = table.text("webhook", None)
+    named = _from_environment(table, "webhook_env", environ)
+    if url is not None and named is not None:
+        raise ConfigError(f"{table.where} has webhook and webhook_env.", hint="Give one of them.")
+    return Secret(url) if url is not None else named
 
 
 def _thresholds(table: Table) -> Thresholds:

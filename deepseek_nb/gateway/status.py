@@ -10,12 +10,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deepseek_nb.core.alarms import Alarms
+from deepseek_nb.core.alarms import Alarm, Alarms
 from deepseek_nb.gateway.desk import Desk
 from deepseek_nb.gateway.monitor import Gauge
 from deepseek_nb.gateway.refusals import ApiError
 from deepseek_nb.gateway.replies import compact
 from deepseek_nb.gateway.tokens import Doorkeeper
+from deepseek_nb.gateway.webhook import Notice, alarm_notice, upstream_notice
 
 __all__ = ["StatusRoom", "gauges_of"]
 
@@ -72,15 +73,29 @@ class StatusRoom:
 
     # -- what they say
 
+    def alarms(self, now: float) -> tuple[Alarm, ...]:
+        """The alarms that stand."""
+        full = [s.held / s.limit for s in self._desk.client.standing().values() if s.limit > 0]
+        return self._alarms.judge(
+            self._desk.monitor.traffic.figures(now),
+            now,
+            budget=self._desk.client.budget.used_share,
+            in_flight=max(full, default=None),
+        )
+
+    def notices(self, now: float) -> list[Notice]:
+        """What is wrong now."""
+        down = [one for one in self._desk.health.upstreams.values() if one.down]
+        return [
+            *(alarm_notice(alarm, now) for alarm in self.alarms(now)),
+            *(upstream_notice(one.name, one.last_trouble) for one in down),
+        ]
+
     def figures(self, now: float) -> dict[str, Any]:
         """What everybody may see: no tenant's, and no amount of money."""
         desk, traffic = self._desk, self._desk.monitor.traffic
         seen = traffic.figures(now)
         lines = desk.client.standing()
-        full = [s.held / s.limit for s in lines.values() if s.limit > 0]
-        alarms = self._alarms.judge(
-            seen, now, budget=desk.client.budget.used_share, in_flight=max(full, default=None)
-        )
         return {
             "up_s": round(now - self._began_s),
             "span_s": traffic.span_s,
@@ -117,7 +132,9 @@ class StatusRoom:
                 }
                 for model, state in lines.items()
             ],
-            "alarms": [{"name": one.name, "text": one.line(now), "todo": one.todo} for one in alarms],
+            "alarms": [
+                {"name": one.name, "text": one.line(now), "todo": one.todo} for one in self.alarms(now)
+            ],
         }
 
     def tenants(self) -> list[dict[str, Any]]:
