@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -101,6 +105,7 @@ class _Routes:
             self._route("/v1/stream", "stream", lambda r, h, c: stream(r, h.desk, c), ask),
             Route("/oauth/token", self._named("token", self._token), methods=ask),
             Route("/healthz", self._named("healthz", self._healthz)),
+            Route("/openapi.json", self._named("openapi", self._openapi)),
             Route("/metrics", self._named("metrics", self._metrics)),
             Route("/status.json", self._named("status", self._figures)),
             *(
@@ -153,6 +158,9 @@ class _Routes:
     async def _healthz(self, _: Request) -> Response:
         return Response(b'{"status":"ok"}', media_type="application/json")
 
+    async def _openapi(self, _: Request) -> Response:
+        return Response(_description(), media_type="application/json")
+
     async def _metrics(self, request: Request) -> Response:
         return self.rooms.status.metrics(request)
 
@@ -164,6 +172,14 @@ class _Routes:
             return self.rooms.status.page(name)
 
         return page
+
+
+@cache
+def _description() -> bytes:
+    """``/openapi.json``, with the version of this package."""
+    told = json.loads((files(__package__) / "page" / "openapi.json").read_bytes())
+    told["info"]["version"] = version("deepseek_nb")
+    return compact(told)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
