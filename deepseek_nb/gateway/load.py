@@ -22,6 +22,10 @@ MEASURED_S = 10.0
 """The line's speed is that of the last so many seconds."""
 
 
+UNKNOWN_MOST_S = 60.0
+"""Where nothing is answered, no more than this is foretold."""
+
+
 class Throughput:
     """How many answers come in a second. Times are a monotonic clock's.
 
@@ -63,7 +67,8 @@ class Load:
         self._waits_s = tuple(waits_s)
         self._clock = clock
         self._speeds: dict[str, Throughput] = {}
-        self._line_since_s: dict[str, float] = {}
+        self._lines: dict[str, tuple[float, float]] = {}
+        """Of each model without room: since when, and when that was last seen."""
 
     def answered(self, model: str, lane: int) -> None:
         """A question that waits its turn was answered by an upstream."""
@@ -73,19 +78,25 @@ class Load:
     def wait_s(self, model: str, lane: int) -> float:
         """How long a question of ``lane`` would wait in line: those before it, at the speed of late.
 
-        Where nothing was answered of late, as long as the line has been there. 0 where one has room.
+        Where nothing was answered of late, as long as the line has been there, a minute at most. 0 where
+        one has room.
         """
+        if lane >= INTERACTIVE_LANE:
+            return 0.0
         peers = [one for one in self._router.served if one.is_peer]
         usable = [one for one in peers if self._router.usable(one, model)]
         now = self._clock()
-        if lane >= INTERACTIVE_LANE or any(self._router.room(one, model) >= 1.0 for one in usable):
-            self._line_since_s.pop(model, None)
+        if any(self._router.room(one, model) >= 1.0 for one in usable):
+            self._lines.pop(model, None)
             return 0.0
-        since_s = self._line_since_s.setdefault(model, now)
+        since_s, seen_s = self._lines.get(model, (now, now))
+        if now - seen_s > MEASURED_S:
+            since_s = now  # nobody knows what was between
+        self._lines[model] = since_s, now
         speed = self._speeds.get(model)
         per_s = 0.0 if speed is None else speed.per_s(now)
         if not per_s:
-            return now - since_s
+            return min(now - since_s, UNKNOWN_MOST_S)
         before = sum(
             self._client.upstream(one.client_name).gate(model).admission.ahead(lane)
             for one in (usable or peers)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from deepseek_nb.adapters.transport import Transport
 from deepseek_nb.core.alarms import Alarm
-from deepseek_nb.core.errors import DeepSeekError
+from deepseek_nb.core.errors import DeepSeekError, StoreFailed
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.gateway.logs import log_event
 from deepseek_nb.gateway.replies import compact
@@ -87,7 +87,11 @@ class Bell:
 
     async def _watch(self) -> None:
         while True:
-            before, self._standing = self._standing, {notice.name: notice for notice in self._look()}
+            try:
+                now = {notice.name: notice for notice in self._look()}
+            except StoreFailed:  # what was spent cannot be read now: nothing is known to have changed
+                now = self._standing
+            before, self._standing = self._standing, now
             for name, notice in self._standing.items():
                 if name not in before:
                     self._ring("raised", notice)

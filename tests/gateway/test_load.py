@@ -51,8 +51,8 @@ def test_low_lanes_are_sent_away_first_and_high_ones_do_not_notice(serve):
                     return await client.post("/chat/completions", json=body), time.monotonic() - began_s
 
                 alone = [(await ask(desk, 5))[1] for _ in range(3)]
-                first = [asyncio.create_task(ask(lab, 3)) for _ in range(120)]
-                await asyncio.sleep(3)  # by now the line's speed is known
+                first = [asyncio.create_task(ask(lab, 3)) for _ in range(100)]
+                await asyncio.sleep(1.5)  # by now the line's speed is known
                 low, middle, high = [], [], []
                 for _ in range(8):
                     low.append(asyncio.create_task(ask(lab, 1)))
