@@ -35,10 +35,11 @@ import aiohttp
 import jwt
 
 HERE = Path(__file__).parent
-SECRETS = {
-    "desk": "desk-secret-0123456789abcdef-0123456789",
-    "peak": "peak-secret-0123456789abcdef-0123456789",
-}
+TENANTS = 8
+"""A tenant may ask 1,000 times a second at most: the load is divided."""
+SECRETS = {f"t{n}": f"secret-{n}-0123456789abcdef-0123456789abcdef" for n in range(TENANTS)}
+MASTER_KEY = "sk-bench-0123456789abcdef0123456789abcdef0123456789abcdef"
+JSON = {"content-type": "application/json"}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CONFIG = """
 [gateway]
@@ -52,16 +53,10 @@ name = "deepseek"
 base_url = "{upstream}"
 key_env = "BENCH_KEY"
 
-[tenant.desk]
-secret_env = "S_DESK"
-priority = 5
-priority_max = 5
-requests_per_second = 1000
-concurrent = 2000
-ttl = "30min"
-
-[tenant.peak]
-secret_env = "S_PEAK"
+"""
+TENANT = """
+[tenant.{name}]
+secret_env = "S_{name}"
 priority = 5
 priority_max = 5
 requests_per_second = 1000
@@ -72,7 +67,7 @@ LITELLM = """
 model_list:
   - model_name: deepseek-flash
     litellm_params: {{model: openai/deepseek-flash, api_base: "{upstream}", api_key: unused}}
-litellm_settings: {{telemetry: false}}
+litellm_settings: {{telemetry: false, drop_params: true}}
 """
 
 
@@ -92,7 +87,7 @@ class Ask:
     method: str
     path: str
     body: Callable[[int], bytes | None]
-    headers: dict[str, str]
+    headers: Callable[[int], dict[str, str]]
 
 
 def question(number: int) -> bytes:
@@ -143,7 +138,12 @@ def litellm(python: str, upstream: str, folder: Path) -> Iterator[Server]:
     command = [str(Path(python).with_name("litellm")), "--config", str(folder / "litellm.yaml")]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"],
-        env={**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        env={
+            **os.environ,
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_MASTER_KEY": MASTER_KEY,
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=folder,
@@ -171,11 +171,11 @@ async def closed(server: Server, ask: Ask, count: int, at_once: int, first: int 
             for number in numbers:
                 began_s = time.perf_counter()
                 async with session.request(
-                    ask.method, server.url + ask.path, data=ask.body(number), headers=ask.headers
+                    ask.method, server.url + ask.path, data=ask.body(number), headers=ask.headers(number)
                 ) as reply:
                     await reply.read()
                     if reply.status != 200:
-                        raise SystemExit(f"{ask.title}: status {reply.status}")
+                        raise RuntimeError(f"{ask.title}: status {reply.status}: {await reply.text()}")
                 took.append(time.perf_counter() - began_s)
 
         await asyncio.gather(*(worker() for _ in range(at_once)))
@@ -201,13 +201,29 @@ def quantiles_ms(took: list[float]) -> tuple[float, float]:
     return 1000 * cuts[49], 1000 * cuts[98]
 
 
-def tokens() -> dict[str, str]:
-    """An Authorization header for each tenant."""
+def as_tenants(**more: str) -> Callable[[int], dict[str, str]]:
+    """The headers of request number so and so: each tenant's token in turn."""
     claims = {"exp": int(time.time()) + 3000, "scope": "compute"}
-    return {
-        name: "Bearer " + jwt.encode({**claims, "iss": name}, secret, algorithm="HS256")
+    made = [
+        {"authorization": "Bearer " + jwt.encode({**claims, "iss": name}, secret, algorithm="HS256"), **more}
         for name, secret in SECRETS.items()
-    }
+    ]
+    return lambda number: made[number % TENANTS]
+
+
+def new_token(number: int) -> dict[str, str]:
+    """The headers with a token that was never seen before."""
+    name = f"t{number % TENANTS}"
+    claims = {"exp": int(time.time()) + 3000, "scope": "compute", "iss": name, "jti": str(number)}
+    return {"authorization": "Bearer " + jwt.encode(claims, SECRETS[name], algorithm="HS256")}
+
+
+def config_in(folder: Path, data: str, upstream: str) -> str:
+    """The gateway's file, written; its path."""
+    tenants = "".join(TENANT.format(name=name) for name in SECRETS)
+    path = folder / f"{data}.toml"
+    path.write_text(CONFIG.format(data=folder / data, upstream=upstream) + tenants)
+    return str(path)
 
 
 async def risk(server: Server, options: argparse.Namespace) -> list[str]:
@@ -217,20 +233,23 @@ async def risk(server: Server, options: argparse.Namespace) -> list[str]:
         ("peak", options.peak, options.peak_seconds),
         ("after", options.rate, options.seconds),
     ]
-    chance, bearer, rows = random.Random(1), tokens(), []
+    chance, headers_of, rows = random.Random(1), as_tenants(**JSON), []
     weights = [1 / (rank + 20) for rank in range(options.customers)]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         for name, rate, seconds in phases:
             took: list[float] = []
             seen: Counter[str] = Counter()
 
-            async def one(customer: int, tenant: str, due_s: float, took=took, seen=seen) -> None:
-                headers = {"authorization": bearer[tenant], "content-type": "application/json"}
-                async with session.post(
-                    f"{server.url}/v1/chat/completions", data=question(customer), headers=headers
-                ) as reply:
-                    await reply.read()
-                    seen[str(reply.status) if reply.status != 200 else reply.headers["x-cache"]] += 1
+            async def one(customer: int, due_s: float, took=took, seen=seen) -> None:
+                headers = headers_of(customer)  # each customer is one tenant's: a score is kept for that one
+                try:
+                    async with session.post(
+                        f"{server.url}/v1/chat/completions", data=question(customer), headers=headers
+                    ) as reply:
+                        await reply.read()
+                        seen[str(reply.status) if reply.status != 200 else reply.headers["x-cache"]] += 1
+                except aiohttp.ClientError as error:
+                    seen[type(error).__name__] += 1
                 took.append(time.perf_counter() - due_s)
 
             count = round(rate * seconds)
@@ -241,8 +260,7 @@ async def risk(server: Server, options: argparse.Namespace) -> list[str]:
                     due_s = began_s + number / rate
                     if (early_s := due_s - time.perf_counter()) > 0:
                         await asyncio.sleep(early_s)
-                    # each customer is one tenant's: a score is kept for that tenant
-                    group.create_task(one(customer, "desk" if customer % 2 else "peak", due_s))
+                    group.create_task(one(customer, due_s))
             wall_s, cpu = time.perf_counter() - began_s, cpu_s(server.pid) - cpu_before
             p50, p99 = quantiles_ms(took)
             bad = sum(n for status, n in seen.items() if status not in ("hit", "miss"))
@@ -256,41 +274,44 @@ async def risk(server: Server, options: argparse.Namespace) -> list[str]:
 def main() -> int:
     """Print the tables."""
     options = _parse()
-    plain = {"content-type": "application/json"}
-    mine = plain | {"authorization": tokens()["desk"]}
-    chat = "/v1/chat/completions"
+    mine, chat = as_tenants(**JSON), "/v1/chat/completions"
     kinds = [
-        Ask("no token: `/healthz`", "GET", "/healthz", lambda _: None, {}),
+        Ask("no token: `/healthz`", "GET", "/healthz", lambda _: None, lambda _: {}),
         Ask("a token: `/v1/models`", "GET", "/v1/models", lambda _: None, mine),
-        Ask("cache hit", "POST", chat, lambda n: question(n % 100), mine),
-        Ask("pass-through, not kept", "POST", chat, question, mine | {"cache-control": "no-store"}),
+        Ask("a new token each: `/v1/models`", "GET", "/v1/models", lambda _: None, new_token),
+        Ask("cache hit", "POST", chat, lambda n: question(n % (13 * TENANTS)), mine),
+        Ask(
+            "pass-through, not kept",
+            "POST",
+            chat,
+            question,
+            as_tenants(**JSON, **{"cache-control": "no-store"}),
+        ),
         Ask("pass-through, kept on disk", "POST", chat, question, mine),
     ]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         server_file = str(HERE / "bulk_server.py")
         with running([sys.executable, server_file, "--latency", str(options.latency)]) as upstream:
-            (folder / "gateway.toml").write_text(CONFIG.format(data=folder / "data", upstream=upstream.url))
-            command = [sys.executable, "-m", "deepseek_nb.cli", "gateway"]
-            environ = {f"S_{name.upper()}": secret for name, secret in SECRETS.items()} | {
-                "BENCH_KEY": "unused"
-            }
+            command = [sys.executable, "-m", "deepseek_nb.cli", "gateway", "--config"]
+            environ = {f"S_{name}": secret for name, secret in SECRETS.items()} | {"BENCH_KEY": "unused"}
             print(
                 f"{platform.python_version()}, {os.cpu_count()} cores, {options.requests:,} requests, "
                 f"{options.at_once} at once, answers after {options.latency:g} s\n"
             )
             print("| | CPU us/request | requests/s | P50 ms | P99 ms | peak MB |\n|-|-|-|-|-|-|", flush=True)
             with running([sys.executable, str(HERE / "gateway_bare.py"), upstream.url]) as bare:
-                ask = Ask("**bare Starlette**, pass-through", "POST", chat, question, plain)
+                ask = Ask("**bare Starlette**, pass-through", "POST", chat, question, lambda _: JSON)
                 print(measure(bare, ask, options.requests, options.at_once), flush=True)
-            serve = running([*command, "--config", str(folder / "gateway.toml")], **environ)
+            serve = running([*command, config_in(folder, "data", upstream.url)], **environ)
             with serve as gateway:
                 for ask in kinds:
                     named = Ask(f"**gateway**, {ask.title}", ask.method, ask.path, ask.body, ask.headers)
                     print(measure(gateway, named, options.requests, options.at_once), flush=True)
             if options.litellm_python:
                 with litellm(options.litellm_python, upstream.url, folder) as proxy:
-                    ask = Ask("**LiteLLM's proxy**, pass-through", "POST", chat, question, plain)
+                    headers = {**JSON, "authorization": f"Bearer {MASTER_KEY}"}
+                    ask = Ask("**LiteLLM's proxy**, pass-through", "POST", chat, question, lambda _: headers)
                     print(measure(proxy, ask, options.requests // 4, options.at_once), flush=True)
             else:
                 print("| LiteLLM's proxy | not run: name its Python with --litellm-python |", flush=True)
@@ -298,9 +319,7 @@ def main() -> int:
                 f"\n{options.customers:,} customers, a score kept for 30 minutes\n\n"
                 "| | asked/s | done/s | hits | errors | P50 ms | P99 ms | gateway's core |\n|-|-|-|-|-|-|-|-|"
             )
-            text = CONFIG.format(data=folder / "risk", upstream=upstream.url)
-            (folder / "gateway.toml").write_text(text)
-            serve = running([*command, "--config", str(folder / "gateway.toml")], **environ)
+            serve = running([*command, config_in(folder, "risk", upstream.url)], **environ)
             with serve as gateway:
                 print("\n".join(asyncio.run(risk(gateway, options))))
     return 0

@@ -25,6 +25,9 @@ from deepseek_nb.gateway.logs import log_to
 __all__ = ["GatewayServer", "serve_forever", "summary"]
 
 BACKLOG = 4096
+IDLE_S = 75
+"""A connection without a request is kept for so long: longer than clients and proxies keep theirs, or a
+request could meet the end of its connection, and be lost."""
 GRACE_S = 10
 """What is under way when the gateway ends has so long to end."""
 
@@ -55,6 +58,7 @@ def _server(config: GatewayConfig) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
     )
