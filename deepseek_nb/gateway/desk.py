@@ -24,7 +24,7 @@ from deepseek_nb.adapters.redis_tier import RedisTier
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import AnswerInvalid, DeepSeekError
+from deepseek_nb.core.errors import AnswerInvalid, AuthError, BalanceExhausted, DeepSeekError
 from deepseek_nb.core.wire import Delta
 from deepseek_nb.gateway.asks import Ask
 from deepseek_nb.gateway.catalogue import Catalogue
@@ -246,7 +246,7 @@ class Call:
         An answer that was paid for and is blank or cut is given as it came.
         """
         try:
-            answer = await self.desk.client.take(self.errand)
+            answer = await self._taken()
         except AnswerInvalid as unusable:
             if not isinstance(unusable.answer, Answer):
                 raise from_error(unusable) from None
@@ -263,6 +263,21 @@ class Call:
             self.desk.load.answered(self.errand.request.model, self.errand.lane)
         self.desk.monitor.answered(self.tenant.name, self.upstream, answer, self.cost_usd)
         return answer
+
+    async def _taken(self) -> Answer:
+        """The answer; where an upstream's account is closed to us, that of the upstreams after it."""
+        while True:
+            try:
+                return await self.desk.client.take(self.errand)
+            except (AuthError, BalanceExhausted) as error:
+                if not self.watch.asked:
+                    continue  # an equal question's error: now it is this one's turn
+                at_s = asyncio.get_running_loop().time()
+                self.desk.health.barred(self.watch.upstream, error, at_s)
+                rest = self.desk.router.after(self.errand, self.watch.upstream)
+                if rest is None:
+                    raise
+                self.errand = rest
 
     async def ended(self) -> Answer:
         """The answer of a started call, once it has ended. Raises what it ended with."""

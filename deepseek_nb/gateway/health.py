@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from deepseek_nb.core.errors import Busy, DeepSeekError, NeverConnected
+from deepseek_nb.core.errors import AuthError, BalanceExhausted, Busy, DeepSeekError, NeverConnected
 from deepseek_nb.core.events import CallEvent, cause
 
 __all__ = ["Health", "Prober", "UpstreamHealth", "Watch"]
@@ -93,11 +93,25 @@ class Health:
             return
         one.failures += 1
         one.faults_in_a_row += 1
-        if not one.down and (one.faults_in_a_row >= FAILING_AFTER or isinstance(error, NeverConnected)):
-            again = one.back_s is not None and at_s - one.back_s < STEADY_S
-            one.rest = min(2 * one.rest, REST_MOST) if again else 1
-            one.down_since_s = at_s
-            self.went_down()
+        if one.faults_in_a_row >= FAILING_AFTER or isinstance(error, NeverConnected):
+            self._goes_down(one, at_s)
+
+    def barred(self, name: str, error: DeepSeekError, at_s: float) -> None:
+        """Its account is closed to us: the key is refused, or the balance is empty."""
+        one = self.upstreams[name]
+        one.in_a_row += 1
+        one.failures += 1
+        one.last_trouble_s = at_s
+        one.last_trouble = "empty balance" if isinstance(error, BalanceExhausted) else "key refused"
+        self._goes_down(one, at_s)
+
+    def _goes_down(self, one: UpstreamHealth, at_s: float) -> None:
+        if one.down:
+            return
+        again = one.back_s is not None and at_s - one.back_s < STEADY_S
+        one.rest = min(2 * one.rest, REST_MOST) if again else 1
+        one.down_since_s = at_s
+        self.went_down()
 
     def back(self, name: str, at_s: float) -> None:
         """A probe of it succeeded: it is in use again."""
@@ -108,7 +122,7 @@ class Health:
 class Prober:
     """Asks each upstream that is down for its list of models, every ``every_s`` seconds, until it answers.
 
-    ``ask(name)`` asks; an error that a living server gives, such as a refused key, is an answer, too.
+    ``ask(name)`` asks; an error that a living server gives is an answer, too, but for a refused key.
     What only passes probes is probed less and less often.
     """
 
@@ -146,7 +160,7 @@ class Prober:
         except TimeoutError:
             return
         except DeepSeekError as error:
-            if error.retryable and not isinstance(error, Busy):
+            if isinstance(error, AuthError) or (error.retryable and not isinstance(error, Busy)):
                 return
         self._health.back(one.name, asyncio.get_running_loop().time())
 
@@ -158,6 +172,8 @@ class Watch:
         self._health = health
         self.upstream = next(iter(health.upstreams))
         """Where it is asked, or was asked last."""
+        self.asked = False
+        """Whether it was sent to an upstream for this call, and not only for an equal one."""
         self.began = False
         """Whether an upstream began an answer: what comes without is from the store."""
 
@@ -167,6 +183,7 @@ class Watch:
             self._health.trouble(self.upstream, event.error, event.at_s)
         if event.route:
             self.upstream = event.route
+        self.asked = self.asked or event.kind == "sent"
         if event.kind == "first_token":
             self.began = True
             self._health.well(event.route, event.at_s)

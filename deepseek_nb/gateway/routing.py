@@ -121,6 +121,22 @@ class Router:
             swift=True,
         )
 
+    def after(self, errand: Errand, name: str) -> Errand | None:
+        """The errand from behind the upstream of that name on; None where that is the last one."""
+        own = next(one.client_name for one in self.served if one.name == name)
+        places = [errand.upstream, *(leg.upstream for leg in errand.fallbacks)]
+        rest = errand.fallbacks[places.index(own) :]
+        if not rest:
+            return None
+        first, *more = rest
+        return replace(
+            errand,
+            request=first.request,
+            key=first.key,
+            upstream=first.upstream,
+            fallbacks=tuple(more),
+        )
+
     def _leg(self, request: ChatRequest, served: Served) -> Leg:
         asked = request if served.is_peer else replace(request, model=served.entry.model or request.model)
         key = asked.fingerprint(self.home if served.is_peer else served.name)

@@ -159,6 +159,34 @@ def test_a_peer_of_weight_zero_waits_for_the_others_to_fail(serve):
             assert client.get("/models").status_code == 200
 
 
+def test_an_account_that_is_closed_is_left_for_the_next(serve):
+    """An empty balance, and a key that is refused: the question is answered all the same, streamed too."""
+    with (
+        Sandbox(count="estimate", time_scale=100, balance_usd="0.00", api_key=UPSTREAM_KEY) as broke,
+        Sandbox(count="estimate", time_scale=100, api_key="sk-another-0123456789") as closed,
+        Sandbox(count="estimate", time_scale=100, api_key=UPSTREAM_KEY) as good,
+    ):
+        more = [peer(closed, "closed"), {**stand_in(good), "name": "good"}]
+        gateway = serve(before=broke, more=more)
+        with new_client(gateway) as client:
+            for number in range(6):
+                body = chat_body(f"Return exactly: {number}", stream=number % 2 == 0)
+                reply = client.post("/chat/completions", json=body)
+                assert (reply.status_code, reply.headers["x-upstream"]) == (200, "good")
+            assert upstream_state(gateway, "closed") == "down"
+
+        async def equal() -> set[tuple[int, str]]:
+            client, ask = asks(gateway)
+            async with client:
+                replies = await asyncio.gather(*(ask(99) for _ in range(20)))
+            return {(reply.status_code, reply.headers["x-upstream"]) for reply, _ in replies}
+
+        assert asyncio.run(equal()) == {(200, "good")}
+        assert upstream_state(gateway, "good") == "up"
+        with new_client(gateway) as client:
+            assert len(broke.log.chats) + len(closed.log.chats) < 8
+
+
 def upstream_state(gateway, name: str) -> str:
     told = httpx.get(f"{gateway.base_url}/status.json", trust_env=False).json()["upstreams"]
     return next(one["state"] for one in told if one["name"] == name)

@@ -86,6 +86,47 @@ def test_low_lanes_are_sent_away_first_and_high_ones_do_not_notice(serve):
     assert 'expected_wait_s{priority="1"}' in text
 
 
+@pytest.mark.slow
+def test_capacity_falls_and_only_the_low_lane_notices(serve):
+    """Two upstreams bear the load; one is killed, and the other bears half of it."""
+    with busy_upstream(10) as first, busy_upstream(10) as second:
+        twin = {"name": "twin", "base_url": second.base_url, "weight": 1, "key_env": "UP_KEY"}
+        tenants = {"lab": {"concurrent": 500}, "desk": {}}
+        gateway = serve(before=first, more=[twin], failover="2s", waits=["1s", "4s", "30s"], tenants=tenants)
+
+        async def story():
+            async with open_client(gateway, "lab") as lab, open_client(gateway, "desk") as desk:
+
+                async def ask(client, name: str, lane: int):
+                    began_s = time.monotonic()
+                    body = chat_body(f"Return exactly: {name}", priority=lane)
+                    reply = await client.post("/chat/completions", json=body)
+                    return reply.status_code, time.monotonic() - began_s
+
+                async def phase(name: str, seconds: float):
+                    low, high = [], []
+                    for tick in range(round(seconds * 30)):
+                        low.append(asyncio.create_task(ask(lab, f"{name} {tick}", 1)))
+                        if tick % 10 == 0:
+                            high.append(asyncio.create_task(ask(desk, f"{name} high {tick}", 5)))
+                        await asyncio.sleep(1 / 30)
+                    return await asyncio.gather(*low), await asyncio.gather(*high)
+
+                both = await phase("both", 5)
+                await asyncio.to_thread(second.stop)
+                await phase("falling", 3)
+                return both, await phase("one", 5)
+
+        both, one = asyncio.run(story())
+    assert {status for status, _ in both[1] + one[1]} == {200}
+    assert {status for status, _ in both[0] + one[0]} <= {200, 429}
+    shed_before, shed = (sum(status == 429 for status, _ in low) for low in (both[0], one[0]))
+    before_s, after_s = (statistics.median(s for _, s in high) for high in (both[1], one[1]))
+    print(f"refused {shed_before} and {shed} of 150; priority 5: {before_s:.2f} s and {after_s:.2f} s")
+    assert shed > shed_before
+    assert after_s < before_s + 1.5
+
+
 def test_a_low_lane_goes_to_a_stand_in_where_its_tenant_allows(serve):
     with busy_upstream(4) as server, Sandbox(count="estimate", time_scale=100, api_key=UPSTREAM_KEY) as local:
         more = [{"name": "local", "base_url": local.base_url, "model": "deepseek-flash", "key_env": "UP_KEY"}]
