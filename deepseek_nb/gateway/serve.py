@@ -18,7 +18,7 @@ from prometheus_client import disable_created_metrics
 
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.gateway.app import create_app
-from deepseek_nb.gateway.config import GatewayConfig
+from deepseek_nb.gateway.config import GatewayConfig, UpstreamEntry
 from deepseek_nb.gateway.guard import GuardedProtocol
 from deepseek_nb.gateway.logs import log_to
 
@@ -34,7 +34,11 @@ GRACE_S = 10
 
 def summary(config: GatewayConfig) -> str:
     """What the file means, in a few lines; no secret is among them."""
-    lines = [f"upstream {one.name}: {one.base_url}" for one in config.upstreams]
+    lines = [f"upstream {one.name}: {one.base_url}, {_role(one)}" for one in config.upstreams]
+    if config.redis_url is not None:
+        lines.append("answers are shared through Redis")
+    if config.webhook is not None:
+        lines.append("alarms are told by webhook")
     for tenant in config.tenants.values():
         day = "no daily budget" if tenant.budget_day_usd is None else f"${tenant.budget_day_usd:g} a day"
         models = ", ".join(tenant.models) or "all models"
@@ -44,6 +48,10 @@ def summary(config: GatewayConfig) -> str:
             f"scopes {' '.join(tenant.scopes)}"
         )
     return "\n".join(lines)
+
+
+def _role(upstream: UpstreamEntry) -> str:
+    return f"weight {upstream.weight:g}" if upstream.model is None else f"stands in with {upstream.model}"
 
 
 def _server(config: GatewayConfig) -> uvicorn.Server:
