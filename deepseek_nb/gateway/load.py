@@ -49,7 +49,7 @@ class Throughput:
 
     def per_s(self, now: float) -> float:
         """Of the last seconds; 0 where there was none."""
-        while self._seen and self._seen[0] <= now - self._span_s:
+        while self._seen and self._seen[0] < now - self._span_s:
             self._seen.popleft()
         if not self._seen or self._since_s is None:
             return 0.0
