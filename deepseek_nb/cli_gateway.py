@@ -11,7 +11,7 @@ from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["add_gateway"]
 
-OUTSIDE = ("prometheus_client", "starlette", "uvicorn")
+OUTSIDE = ("prometheus_client", "starlette", "uvicorn", "zstandard")
 
 
 def add_gateway(commands: Any) -> None:

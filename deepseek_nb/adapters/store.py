@@ -22,7 +22,7 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.claims import CLAIM_S, CLAIMS_TABLE, Claims, take_claim
@@ -31,7 +31,16 @@ from deepseek_nb.adapters.group_commit import GroupCommit
 from deepseek_nb.adapters.owners import owner_name
 from deepseek_nb.core.errors import ConfigError, StoreFailed
 
-__all__ = ["SCHEMA", "STORE_FILE", "VERSION", "AnswerStore", "checksum", "json_text", "store_file"]
+__all__ = [
+    "SCHEMA",
+    "STORE_FILE",
+    "VERSION",
+    "AnswerStore",
+    "SharedTier",
+    "checksum",
+    "json_text",
+    "store_file",
+]
 
 STORE_FILE = "answers.db"
 """The file's name where only a directory is given."""
@@ -82,6 +91,22 @@ class _Outcome(NamedTuple):
     error: BaseException | None = None
 
 
+class SharedTier(Protocol):
+    """Answers and claims that other machines share, asked between memory and file. Never raises."""
+
+    async def get(self, key: str) -> tuple[str, float] | None:
+        """The JSON text under ``key``, and when it was put."""
+
+    async def put(self, key: str, text: str, created: float) -> None:
+        """Keep it."""
+
+    async def claim(self, key: str) -> bool:
+        """Whether ``key`` may be asked here now; :meth:`let_go` follows."""
+
+    def let_go(self, key: str) -> None:
+        """Give the claim back, if it is held."""
+
+
 class AnswerStore:
     """Answers under their fingerprint: memory first, then SQLite. Any thread, loop and process.
 
@@ -89,6 +114,9 @@ class AnswerStore:
     used last, at most ``memory_bytes`` of text. ``now`` is the wall clock in seconds; an answer's
     age is counted from the moment it was put, one from the future has age 0. ``ttl_s=None`` means
     however old. Values are dicts of what JSON can hold, and every reader gets a dict of its own.
+
+    ``shared`` is a tier between the two for the coroutines :meth:`aget`, :meth:`aput`, :meth:`put_soon` and
+    :meth:`my_turn`; all of them then belong to its event loop.
 
     Costs: a memory hit 4 us, a lookup on disk 25 us alone and 10 us in batches; a ``put`` is one fsync
     (about 0.4 ms), in groups of 64 about 35 us each. Every method raises ConfigError, never
@@ -110,6 +138,7 @@ class AnswerStore:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         ballast_bytes: int = BALLAST_BYTES,
+        shared: SharedTier | None = None,
     ) -> None:
         self.path = store_file(path)
         self._now = now
@@ -118,6 +147,8 @@ class AnswerStore:
         self._memory_limit_bytes = memory_bytes
         self._memory: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._memory_bytes = 0
+        self._shared = shared
+        self._promotions: set[asyncio.Task[None]] = set()
         self._unsaved: dict[str, _Row] = {}
         self._flights: dict[str, Future[_Outcome]] = {}
         self._counts = {"memory_hits": 0, "memory_misses": 0, "disk_hits": 0, "disk_misses": 0}
@@ -148,9 +179,30 @@ class AnswerStore:
         """As :meth:`get`. From memory at once; from disk in another thread, with all who ask then."""
         with self._own_lock():
             text = self._recall(key, self._now(), ttl_s)
+        if text is None and self._shared is not None:
+            text = await self._find_shared(self._shared, key, ttl_s)
         if text is None:
             text = await self._reader.run((key, ttl_s))
+            if text is not None and self._shared is not None:
+                self._promote(self._shared, key)
         return None if text is None else json.loads(text)
+
+    async def _find_shared(self, shared: SharedTier, key: str, ttl_s: float | None) -> str | None:
+        found = await shared.get(key)
+        if found is None or not _fresh(found[1], self._now(), ttl_s):
+            return None
+        with self._own_lock():
+            self._remember(key, *found)
+        return found[0]
+
+    def _promote(self, shared: SharedTier, key: str) -> None:
+        """Let the others find what only the file had."""
+        with self._own_lock():
+            held = self._memory.get(key)
+        if held is not None:
+            putting = asyncio.get_running_loop().create_task(shared.put(key, *held))
+            self._promotions.add(putting)
+            putting.add_done_callback(self._promotions.discard)
 
     def keys(self, match: str = "*") -> Iterator[str]:
         """The keys on disk that fit ``match`` (``*``, ``?``, ``[...]``), in order, 500 at a time."""
@@ -197,7 +249,9 @@ class AnswerStore:
 
     def put_soon(self, key: str, value: dict[str, Any]) -> asyncio.Future[None]:
         """As :meth:`aput`, handed in at once; the future ends after the commit. Cancelling stops nothing."""
-        return self._writer.hand_in(self._row(key, value))
+        row = self._row(key, value)
+        writing = self._writer.hand_in(row)
+        return writing if self._shared is None else asyncio.ensure_future(_both(self._shared, row, writing))
 
     def holds(self, key: str, ttl_s: float | None = None) -> bool:
         """Whether this process has an answer in memory, one that could not be written included."""
@@ -295,6 +349,12 @@ class AnswerStore:
         return self._owner
 
     # ---------------------------------------------------------------- keeping house
+
+    def lookups(self) -> dict[str, tuple[int, int]]:
+        """Hits and misses of the memory and of the file since the store was opened. Costs nothing."""
+        with self._own_lock():
+            counts = dict(self._counts)
+        return {tier: (counts[f"{tier}_hits"], counts[f"{tier}_misses"]) for tier in ("memory", "disk")}
 
     def stats(self) -> dict[str, Any]:
         """Hits and misses since the store was opened, and sizes now. Costs a scan of the keys.
@@ -595,13 +655,19 @@ class AnswerStore:
                 return there, True
             return await make(), False
         finally:
-            self.claims.let_go(key)
+            self.let_go(key)
+
+    def let_go(self, key: str) -> None:
+        """The end of :meth:`my_turn`: give the key back, without waiting for it."""
+        self.claims.let_go(key)
+        if self._shared is not None:
+            self._shared.let_go(key)
 
     async def my_turn(self, key: str, ttl_s: float | None = None, lease_s: float = CLAIM_S) -> None:
         """Wait while another process asks ``key``: until it is stored, or this process's to ask.
 
         Looks every 50 to 500 ms; over at once where the key is free. Look the key up afterwards, and call
-        ``claims.let_go(key)`` at the end, also where this was cancelled.
+        :meth:`let_go` at the end, also where this was cancelled.
         """
         with self._own_lock():
             there = self._recall(key, self._now(), ttl_s, counted=False)
@@ -609,6 +675,20 @@ class AnswerStore:
         while there is None and not await self.claims.take(key, lease_s, ttl_s=ttl_s, again=again):
             await asyncio.sleep(wait_s)
             wait_s, again = min(wait_s * 1.5, LOOK_AGAIN_S[1]), True
+        shared, wait_s = self._shared, LOOK_AGAIN_S[0]
+        if shared is None or there is not None:
+            return
+        while not await shared.claim(key):
+            await asyncio.sleep(wait_s)
+            if await self._find_shared(shared, key, ttl_s) is not None:
+                return
+            wait_s = min(wait_s * 1.5, LOOK_AGAIN_S[1])
+
+
+async def _both(shared: SharedTier, row: _Row, writing: asyncio.Future[None]) -> None:
+    """An answer goes to both tiers, and is kept when the file has it."""
+    await shared.put(row.key, row.text, row.created)
+    await writing
 
 
 def store_file(path: str | Path) -> Path:

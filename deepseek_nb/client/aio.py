@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from deepseek_nb.adapters.keys import kept_key
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_duration_s, parse_patience_s
 from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
-from deepseek_nb.adapters.store import AnswerStore
+from deepseek_nb.adapters.store import AnswerStore, SharedTier
 from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import GateState
@@ -22,7 +22,7 @@ from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.routes import DEEPSEEK_HOST
 from deepseek_nb.client.structured import Schema
-from deepseek_nb.client.upstreams import Upstreams, account_of
+from deepseek_nb.client.upstreams import Upstream, Upstreams, account_of
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import INTERACTIVE_LANE
 from deepseek_nb.core.budget import Budget, NearBudget
@@ -61,6 +61,8 @@ class AsyncClient:
     route has an admission and a breaker of its own; an answer says which route gave it, and is kept
     under that route's name.
 
+    ``shared`` is a tier of answers between its memory and its file, which other machines share.
+
     One client belongs to one event loop. Nothing is sent before the first call.
 
     >>> async with AsyncClient() as client:                       # doctest: +SKIP
@@ -68,7 +70,14 @@ class AsyncClient:
     ...     print(answer.text, answer.cost_usd)
     """
 
-    def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        fallback: Any = None,
+        shared: SharedTier | None = None,
+        **arguments: Any,
+    ) -> None:
         settings, arguments, fallback = hidden(settings), hidden(arguments), hidden(fallback, secret=False)
         if not isinstance(settings, Settings | None):
             raise ConfigError(
@@ -92,6 +101,7 @@ class AsyncClient:
         self._told_retired: set[str] = set()
         self._road: Road | None = None
         self._store: AnswerStore | None = None
+        self._shared = shared
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -276,19 +286,23 @@ class AsyncClient:
 
     # ------------------------------------------------------------------------------- the account
 
-    async def models(self) -> list[dict[str, Any]]:
-        """The models the server offers, as it describes them. Costs nothing."""
-        listing = await self._get("/models")
+    async def models(self, upstream: str = "") -> list[dict[str, Any]]:
+        """The models the server offers, as it describes them. Costs nothing.
+
+        ``upstream`` names one of ``fallback_names`` instead of the client's own server.
+        """
+        listing = await self._get("/models", upstream)
         return [model for model in listing.get("data", []) if isinstance(model, dict)]
 
     async def balance(self) -> dict[str, Any]:
         """The account's balance, as the server sends it (amounts are strings). Costs nothing."""
         return await self._get("/user/balance")
 
-    async def _get(self, path: str) -> dict[str, Any]:
-        self.settings.require_credentials()
+    async def _get(self, path: str, upstream: str = "") -> dict[str, Any]:
+        if not upstream:
+            self.settings.require_credentials()
         road = self._open()
-        status, headers, body = await self._upstreams.get("").transport.get(path)
+        status, headers, body = await self._upstreams.get(upstream).transport.get(path)
         if status != 200:
             raise road.scrub(error_from_reply(status, body, headers))
         try:
@@ -303,13 +317,22 @@ class AsyncClient:
     def store(self) -> AnswerStore | None:
         """The answer store; None with ``cache=False``. Opened at the first use."""
         if self._store is None and self.settings.cache:
-            self._store = AnswerStore(self.settings.data_dir / "answers.db")
+            self._store = AnswerStore(self.settings.data_dir / "answers.db", shared=self._shared)
         return self._store
 
     @property
     def road(self) -> Road:
         """What carries the requests: its gate and its listeners are there to be looked at."""
         return self._open()
+
+    @property
+    def fallback_names(self) -> tuple[str, ...]:
+        """What the servers of ``fallback`` are called in errands and for :meth:`upstream`, in its order."""
+        return self._fallback
+
+    def upstream(self, name: str = "") -> Upstream:
+        """One of its servers: its own, or one of ``fallback_names``. In its loop only."""
+        return self._upstreams.get(name)
 
     def standing(self) -> dict[str, GateState]:
         """How the lines to its own server stand, by model; empty while it is not open. In its loop only."""

@@ -76,9 +76,10 @@ class Drive:
             looked=errand.claimed,
             keep=errand.keep,
             failover_s=errand.failover_s if errand.fallbacks else None,
+            upstream=errand.upstream,
             fallbacks=errand.fallbacks,
         )
-        self.upstream: Upstream = means.upstream("")
+        self.upstream: Upstream = means.upstream(errand.upstream)
         self.ticket: Ticket | None = None
         self.reservation: int | None = None
         self.hedge_reservation: int | None = None
@@ -296,7 +297,7 @@ class Drive:
         """Why to go on elsewhere at once; None while this server lives, or is worth a probe."""
         gate, failover_s = self.gate, self.leg.failover_s
         down_s = gate.down_s()
-        patient_s = 0.0 if self.errand.interactive else failover_s
+        patient_s = 0.0 if self.errand.interactive or self.errand.swift else failover_s
         if down_s is None or patient_s is None or down_s < patient_s or gate.may_probe():
             return None
         others = [self._gate_of(leg) for leg in self.call.legs if leg is not self.leg]
@@ -310,10 +311,14 @@ class Drive:
         whole = self.errand.whole if self.call.tries == 0 else None
         limits = whole or self.errand.limits
         leg = self.leg
-        if leg.failover_s is not None and self.errand.interactive and leg is not self.call.legs[-1]:
+        swift = self.errand.interactive or self.errand.swift
+        if leg.failover_s is not None and swift and leg is not self.call.legs[-1]:
             now = asyncio.get_running_loop().time()
             left_s = max(leg.failover_s - (now - self.leg_since_s), leg.failover_s / 5)
-            limits = changed(limits, first_token_s=min(limits.first_token_s, left_s))
+            if self.errand.interactive:
+                limits = changed(limits, first_token_s=min(limits.first_token_s, left_s))
+            else:
+                limits = changed(limits, first_byte_s=min(limits.first_byte_s, leg.failover_s))
 
         def begins(exchange: Exchange) -> None:
             self.first_token_s = asyncio.get_running_loop().time() - self.started_s

@@ -45,6 +45,11 @@ class Errand:
     """Where it is asked next, in order, once the route before kept it waiting for its ``failover_s``."""
     failover_s: float | None = None
     """How long the first route may keep it waiting; only with ``fallbacks``."""
+    upstream: str = ""
+    """The driver's name for the server that is asked first; empty: the client's own."""
+    swift: bool = False
+    """Whether it goes elsewhere in every lane as an interactive call does: at once where its server is
+    down, and where no byte came for ``failover_s``. Slow answers are waited for as the lane is."""
     hedged: bool = False
     """Whether a second copy is sent when nothing is heard of the first."""
     output_tokens: int = 8192

@@ -93,7 +93,7 @@ class Road(Means):
                 await self._my_turn(store, errand)
             return await Drive(self, errand).run()  # looks first: it may have been stored meanwhile
         finally:
-            store.claims.let_go(errand.key)
+            store.let_go(errand.key)
 
     async def _my_turn(self, store: AnswerStore, errand: Errand) -> None:
         patience_s = errand.policy.patience_s

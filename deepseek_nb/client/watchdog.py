@@ -24,6 +24,7 @@ kernel's cell keeps the processor, a turn can take longer than a short limit.
 
 WORDS = {
     "silence_s": "the server was silent for {:g} s",
+    "first_byte_s": "the server said nothing for {:g} s",
     "first_token_s": "no answer began for {:g} s",
     "token_s": "the answer stood still for {:g} s",
     "total_s": "the answer was not complete after {:g} s",
@@ -40,6 +41,8 @@ class Limits:
 
     silence_s: float = 30.0
     """Without a byte of any kind, keep-alives included."""
+    first_byte_s: float = 1800.0
+    """From sending to the first byte of any kind, where that is less than ``silence_s``."""
     first_token_s: float = 660.0
     """From sending to the first piece of the answer: the server may hold a request for ten minutes."""
     token_s: float = 120.0
@@ -87,10 +90,13 @@ class Watchdog:
             progress = (started_s + limits.first_token_s, "first_token_s")
         else:
             progress = (self._token_s + limits.token_s, "token_s")
-        heard_s = started_s if self._byte_s is None else self._byte_s
-        return min(
-            (heard_s + limits.silence_s, "silence_s"), progress, (started_s + limits.total_s, "total_s")
-        )
+        if self._byte_s is not None:
+            silence = (self._byte_s + limits.silence_s, "silence_s")
+        else:
+            silence = min(
+                (started_s + limits.silence_s, "silence_s"), (started_s + limits.first_byte_s, "first_byte_s")
+            )
+        return min(silence, progress, (started_s + limits.total_s, "total_s"))
 
     def _look(self, turns: int = TURNS) -> None:
         now = self._loop.time()

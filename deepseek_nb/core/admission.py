@@ -231,6 +231,10 @@ class Admission:
         """Tickets in the line."""
         return len(self._line) + len(self._interactive)
 
+    def ahead(self, lane: int) -> int:
+        """Tickets in the line that a new one of ``lane`` would let pass. Looks at each."""
+        return len(self._interactive) + sum(ticket.lane >= lane for _, ticket in self._line)
+
     @property
     def limit(self) -> float:
         """How many bulk requests the server seems to bear, those of all kernels on the account together."""

@@ -240,7 +240,8 @@ class Call:
 
     ``look_up=False`` skips the look-ups, ``looked`` the first one (somebody has looked), ``keep=False`` the
     store. ``rng`` gives
-    numbers in [0, 1). ``fallbacks`` are the legs after the first, in order.
+    numbers in [0, 1). ``upstream`` is the driver's name for the server of the first leg; ``fallbacks`` are
+    the legs after it, in order.
 
     >>> call = Call(request, key="...", policy=RetryPolicy(), rng=lambda: 0.5)   # doctest: +SKIP
     >>> call.start(0.0)                                                          # doctest: +SKIP
@@ -258,9 +259,10 @@ class Call:
         looked: bool = False,
         keep: bool = True,
         failover_s: float | None = None,
+        upstream: str = "",
         fallbacks: Sequence[Leg] = (),
     ) -> None:
-        self.legs = (Leg(request, key, failover_s), *fallbacks)
+        self.legs = (Leg(request, key, failover_s, upstream), *fallbacks)
         self.leg = 0
         self.policy = policy
         self.rng = rng

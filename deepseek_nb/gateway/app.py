@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,12 +23,14 @@ from deepseek_nb.gateway.compute import compute, stream
 from deepseek_nb.gateway.config import GatewayConfig
 from deepseek_nb.gateway.desk import Desk
 from deepseek_nb.gateway.front import ClientGone, Front, error_reply, note_of
-from deepseek_nb.gateway.monitor import Monitor
+from deepseek_nb.gateway.jobs import JobRoom
+from deepseek_nb.gateway.monitor import Gauge, Monitor
 from deepseek_nb.gateway.refusals import ApiError
 from deepseek_nb.gateway.replies import compact
 from deepseek_nb.gateway.status import StatusRoom, gauges_of
 from deepseek_nb.gateway.talk import chat
 from deepseek_nb.gateway.tokens import LONGEST_FORM, Caller, Doorkeeper
+from deepseek_nb.gateway.webhook import Bell
 
 __all__ = ["create_app"]
 
@@ -36,8 +42,27 @@ class Rooms:
 
     def __init__(self, config: GatewayConfig, monitor: Monitor, doorkeeper: Doorkeeper) -> None:
         self.desk = Desk(config, monitor)
+        self.jobs = JobRoom(self.desk)
         self.status = StatusRoom(self.desk, doorkeeper, asyncio.get_running_loop().time())
-        monitor.gauges = lambda: gauges_of(self.desk)
+        now = asyncio.get_running_loop().time
+        self.bell = (
+            None if config.webhook is None else Bell(config.webhook, lambda: self.status.notices(now()))
+        )
+        monitor.gauges = lambda: (*gauges_of(self.desk), *self._queues())
+
+    def _queues(self) -> Iterator[Gauge]:
+        queued = {name: float(count) for name, count in self.jobs.left.items()}
+        if self.bell is not None:
+            told = {"sent": float(self.bell.sent), "lost": float(self.bell.lost)}
+            yield "alarms_posted", "Alarms that were delivered, or given up.", "result", told
+        yield "queued", "Questions of queued batches without an answer.", "tenant", queued
+
+    async def aclose(self) -> None:
+        """Close them."""
+        if self.bell is not None:
+            await self.bell.aclose()
+        await self.jobs.aclose()
+        await self.desk.aclose()
 
 
 class _Routes:
@@ -57,7 +82,7 @@ class _Routes:
             yield
         finally:
             rooms, self._rooms = self._rooms, None
-            await rooms.desk.aclose()
+            await rooms.aclose()
 
     @property
     def rooms(self) -> Rooms:
@@ -73,10 +98,14 @@ class _Routes:
             *self._both("/models", "models", lambda r, h, c: listing(r, h.desk, c)),
             *self._both("/models/{model:path}", "models", lambda r, h, c: one_model(r, h.desk, c)),
             *self._both("/user/balance", "balance", lambda _, h, c: balance(h.desk, c)),
-            self._route("/v1/compute", "compute", lambda r, h, c: compute(r, h.desk, c), ask),
+            self._route("/v1/compute", "compute", lambda r, h, c: compute(r, h.desk, h.jobs, c), ask),
+            self._route("/v1/jobs", "jobs", lambda _, h, c: h.jobs.listing(c)),
+            self._route("/v1/jobs/{job}", "jobs", lambda r, h, c: h.jobs.one(r, c)),
+            self._route("/v1/jobs/{job}", "jobs", lambda r, h, c: h.jobs.drop(r, c), ["DELETE"]),
             self._route("/v1/stream", "stream", lambda r, h, c: stream(r, h.desk, c), ask),
             Route("/oauth/token", self._named("token", self._token), methods=ask),
             Route("/healthz", self._named("healthz", self._healthz)),
+            Route("/openapi.json", self._named("openapi", self._openapi)),
             Route("/metrics", self._named("metrics", self._metrics)),
             Route("/status.json", self._named("status", self._figures)),
             *(
@@ -129,6 +158,9 @@ class _Routes:
     async def _healthz(self, _: Request) -> Response:
         return Response(b'{"status":"ok"}', media_type="application/json")
 
+    async def _openapi(self, _: Request) -> Response:
+        return Response(_description(), media_type="application/json")
+
     async def _metrics(self, request: Request) -> Response:
         return self.rooms.status.metrics(request)
 
@@ -140,6 +172,14 @@ class _Routes:
             return self.rooms.status.page(name)
 
         return page
+
+
+@cache
+def _description() -> bytes:
+    """``/openapi.json``, with the version of this package."""
+    told = json.loads((files(__package__) / "page" / "openapi.json").read_bytes())
+    told["info"]["version"] = version("deepseek_nb")
+    return compact(told)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

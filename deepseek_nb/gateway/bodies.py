@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from starlette.requests import ClientDisconnect, Request
 
 from deepseek_nb.gateway.refusals import ApiError, bad_request
+from deepseek_nb.gateway.zstd import NotZstd, TooMuch, unpacked
 
 __all__ = ["json_object", "read_body"]
 
@@ -19,11 +20,12 @@ PIECE = 64 * 1024
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """The body, unpacked where it came as gzip; ``most`` bounds both forms.
+    """The body, unpacked where it came as gzip or zstd; ``most`` bounds both forms.
 
-    Raises ApiError: 400 for what is not gzip, 408, 413, and 415 for another encoding.
+    Raises ApiError: 400 for what is not gzip or zstd, 408, 413, and 415 for another encoding.
     """
-    unpack = _unpacker(request.headers.get("content-encoding", "identity"))
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    unpack = _unpacker(encoding)
     length = request.headers.get("content-length")
     if length is not None and length.isdigit() and int(length) > most:
         raise _too_large(most)
@@ -44,12 +46,21 @@ async def read_body(request: Request, most: int) -> bytes:
         raise ApiError(400, "The body broke off.", code="body_incomplete") from None
     if unpack is not None and not unpack.eof:
         raise bad_request("The gzip body is cut.", code="body_not_gzip")
-    return bytes(body)
+    return _from_zstd(bytes(body), most) if encoding == "zstd" else bytes(body)
+
+
+def _from_zstd(packed: bytes, most: int) -> bytes:
+    try:
+        return unpacked(packed, most)
+    except TooMuch:
+        raise _too_large(most) from None
+    except NotZstd as error:
+        raise bad_request(str(error), code="body_not_zstd") from None
 
 
 def _unpacker(encoding: str) -> Any:
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
+    """What unpacks the body as it comes; None where it is taken as it is."""
+    if encoding in ("", "identity", "zstd"):
         return None
     if encoding in ("gzip", "x-gzip"):
         return zlib.decompressobj(wbits=31)
@@ -57,7 +68,7 @@ def _unpacker(encoding: str) -> Any:
         415,
         f"The encoding {encoding[:40]!r} is not taken.",
         param="content-encoding",
-        headers={"accept-encoding": "gzip, identity"},
+        headers={"accept-encoding": "gzip, zstd, identity"},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deepseek_nb.client.aio import AsyncClient
@@ -21,8 +22,9 @@ RESTS_S = 10.0
 class Catalogue:
     """The upstream's models, asked for at most once an hour; an old list serves while it is down."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, ask: Callable[[], Awaitable[list[dict[str, Any]]]]) -> None:
         self._client = client
+        self._ask = ask
         self._models: list[dict[str, Any]] = []
         self._asked_s = float("-inf")
         self._told_s = float("-inf")
@@ -36,7 +38,7 @@ class Catalogue:
             if now() - self._told_s > FRESH_S and now() - self._asked_s > RESTS_S:
                 self._asked_s = now()
                 try:
-                    self._models, self._failed = await self._client.models(), None
+                    self._models, self._failed = await self._ask(), None
                     self._told_s = now()
                 except DeepSeekError as error:
                     self._failed = from_error(error)

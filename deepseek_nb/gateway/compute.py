@@ -4,143 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.wire import Delta
-from deepseek_nb.gateway.asks import Ask, read_chat
+from deepseek_nb.gateway.asks import Ask, read_priority
+from deepseek_nb.gateway.batches import Item, read_compute, told_of
 from deepseek_nb.gateway.bodies import json_object, read_body
 from deepseek_nb.gateway.desk import CacheWish, Call, Desk
 from deepseek_nb.gateway.front import note_of, while_connected
+from deepseek_nb.gateway.jobs import JobRoom
 from deepseek_nb.gateway.live import ALIVE, ALIVE_EVERY_S, EventStream
 from deepseek_nb.gateway.refusals import ApiError, bad_request
-from deepseek_nb.gateway.replies import compact, usage_fields
-from deepseek_nb.gateway.talk import answer_whole, facts_of, fields_of, first_piece, headers_of, priority_of
+from deepseek_nb.gateway.replies import compact
+from deepseek_nb.gateway.talk import answer_whole, fields_of, first_piece, headers_of, priority_of
 from deepseek_nb.gateway.tokens import Caller
 
-__all__ = ["Item", "compute", "read_compute", "stream"]
-
-FORMS = ("query", "prompt", "batch_requests")
-OPTIONS = (
-    *("max_tokens", "model", "priority", "reasoning_effort", "response_format", "stop", "system"),
-    *("temperature", "thinking", "top_p", "user_id"),
-)
-LONGEST_ID = 200
+__all__ = ["compute", "stream"]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One question of a batch; its name comes back with its answer."""
-
-    id: str | int
-    ask: Ask | ApiError
-    """The question, or why it cannot be asked."""
-
-
-def read_compute(body: Mapping[str, Any], *, batch_max: int) -> Ask | list[Item]:
-    """Read a body: one of ``query``, ``prompt`` and ``batch_requests``, and the options of all.
-
-    Thinking is off unless asked for. Raises ApiError: a 400 that names the field. What is wrong with one
-    question of a batch is that question's error alone.
-    """
-    given = {name: value for name, value in body.items() if value is not None}
-    forms = [name for name in FORMS if name in given]
-    if len(forms) != 1:
-        raise bad_request(f"Give one of {', '.join(FORMS)}.", forms[-1] if forms else "query")
-    options = {name: value for name, value in given.items() if name not in FORMS}
-    for name in options:
-        if name not in OPTIONS:
-            raise bad_request(
-                f"The parameter {name[:80]!r} is not supported.", name[:80], "unsupported_parameter"
-            )
-    if forms[0] != "batch_requests":
-        return _ask(given[forms[0]], forms[0], options)
-    return _items(given["batch_requests"], options, batch_max)
-
-
-def _ask(prompt: Any, name: str, options: Mapping[str, Any]) -> Ask:
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise bad_request(f"{name} is a text that is not empty.", name)
-    turns = [{"role": "user", "content": prompt}]
-    if "system" in options:
-        if not isinstance(options["system"], str):
-            raise bad_request("system is a text.", "system")
-        turns.insert(0, {"role": "system", "content": options["system"]})
-    thinking = options.get("thinking", False)
-    told = {key: value for key, value in options.items() if key not in ("system", "thinking")}
-    if isinstance(thinking, bool):
-        thinking = {"type": "enabled" if thinking or "reasoning_effort" in options else "disabled"}
-    ask = read_chat({"model": "-", **told, "thinking": thinking, "messages": turns})
-    return ask if "model" in options else ask.of_model(None)
-
-
-def _items(batch: Any, options: Mapping[str, Any], batch_max: int) -> list[Item]:
-    if not isinstance(batch, list) or not batch:
-        raise bad_request("batch_requests is a list of {id, prompt}.", "batch_requests")
-    if len(batch) > batch_max:
-        raise bad_request(f"At most {batch_max:,} questions in one request.", "batch_requests")
-    items: dict[str | int, Item] = {}
-    for number, one in enumerate(batch):
-        where = f"batch_requests[{number}]"
-        if not isinstance(one, dict):
-            raise bad_request(f"{where} is an object with id and prompt.", where)
-        name = one.get("id")
-        if isinstance(name, bool) or not isinstance(name, str | int) or len(str(name)) > LONGEST_ID:
-            raise bad_request(f"{where}.id is a text or a whole number.", f"{where}.id")
-        if name in items:
-            raise bad_request(f"{where}.id stands twice.", f"{where}.id")
-        items[name] = Item(name, _item(one, options, where))
-    return list(items.values())
-
-
-def _item(one: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Ask | ApiError:
-    own = {key: value for key, value in one.items() if key not in ("id", "prompt") and value is not None}
-    for key in own:
-        if key not in OPTIONS:
-            return bad_request(f"{where}.{key[:40]} is not supported.", f"{where}.{key[:40]}")
-    try:
-        return _ask(one.get("prompt"), "prompt", {**options, **own})
-    except ApiError as error:
-        return error
-
-
-# ------------------------------------------------------------------------------------- answering
-
-
-async def compute(request: Request, desk: Desk, caller: Caller) -> Response:
+async def compute(request: Request, desk: Desk, jobs: JobRoom, caller: Caller) -> Response:
     """Answer ``POST /v1/compute``."""
     caller.require("compute")
     quota = desk.quotas[caller.tenant.name]
     quota.count()
-    body = await read_body(request, desk.config.body_bytes_max)
-    asked = read_compute(json_object(request, body), batch_max=desk.config.batch_max)
+    body = json_object(request, await read_body(request, desk.config.body_bytes_max))
+    queued = body.pop("queue", None)
+    if not isinstance(queued, bool | None):
+        raise bad_request("queue is true or false.", "queue")
+    asked = read_compute(body, batch_max=desk.config.batch_max)
     wish = CacheWish.of(request.headers.get("cache-control"))
+    if queued:
+        header = request.headers.get("x-priority")
+        items = asked if isinstance(asked, list) else [Item(1, asked, body)]
+        return await jobs.submit(
+            caller, items, wish, None if header is None else read_priority(header, "x-priority")
+        )
     if isinstance(asked, list):
+        _refuse_long_lines(desk, caller, asked, request)
         quota.charge(len(asked) - 1)
         return await _batch(request, desk, caller, asked, wish)
     async with quota.place(), desk.call(caller.tenant, priority_of(request, asked), wish) as call:
         answer = await answer_whole(request, call)
-        told = {"id": str(uuid.uuid4()), **_told(call, answer)}
+        told = {"id": str(uuid.uuid4()), **told_of(call, answer)}
         return Response(compact(told), 200, headers_of(call), "application/json")
 
 
-def _told(call: Call, answer: Answer) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "answer": answer.text,
-        "model": answer.model,
-        "finish_reason": answer.finish_reason,
-        "usage": usage_fields(answer.usage),
-        **facts_of(call),
-    }
-    if answer.reasoning:
-        told["reasoning"] = answer.reasoning
-    return told
+def _refuse_long_lines(desk: Desk, caller: Caller, items: list[Item], request: Request) -> None:
+    """Raise a 429 where the line of some question is too long: nothing of the batch is asked then."""
+    asked = [priority_of(request, item.ask) for item in items if isinstance(item.ask, Ask)]
+    for model, priority in {(ask.model or desk.config.settings.model, ask.priority) for ask in asked}:
+        if refusal := desk.load.refusal(model, desk.priority(caller.tenant, priority)):
+            raise refusal
 
 
 async def _batch(
@@ -155,8 +74,9 @@ async def _batch(
             if isinstance(item.ask, ApiError):
                 raise item.ask
             ask = priority_of(request, item.ask)
-            async with quota.place(wait=True), desk.call(caller.tenant, ask, wish) as call:
-                return {"id": item.id, **_told(call, await call.whole())}
+            # the batch was let in as a whole
+            async with quota.place(wait=True), desk.call(caller.tenant, ask, wish, patient=True) as call:
+                return {"id": item.id, **told_of(call, await call.whole())}
         except ApiError as error:
             return {"id": item.id, "error": {**error.told, "status": error.status}}
 
@@ -221,7 +141,7 @@ async def _events(request: Request, call: Call, piece: Delta | None) -> AsyncGen
         answer = await call.ended()
         if not written:
             yield _event("delta", {"text": answer.text})
-        told = _told(call, answer)
+        told = told_of(call, answer)
         yield _event("done", {"id": str(uuid.uuid4()), **told})
     except ApiError as error:
         note = note_of(request)

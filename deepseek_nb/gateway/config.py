@@ -33,9 +33,11 @@ _ROUTE_NAME = re.compile(r"[\w.:\[\]-]{1,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamEntry:
-    """One server that answers. The first one of the file is asked; the others in order, when it fails.
+    """One server that answers.
 
-    Only those others have a ``model``, a ``dialect`` and a ``price_usd``.
+    One with a ``weight`` and no ``model`` is a peer of the first one: asked in turn for whatever model a
+    request names. One with a ``model`` stands in for the peers when they fail. The first one is a peer, and
+    has neither a ``dialect`` nor a ``price_usd``.
     """
 
     name: str
@@ -43,18 +45,21 @@ class UpstreamEntry:
     key: Secret | None = None
     model: str | None = None
     """What it is asked for, whatever was asked of the gateway."""
+    weight: float = 1.0
+    """A peer's share of the questions; 0: asked only when no other peer can be."""
     dialect: str | None = None
     price_usd: tuple[float, float, float] | None = None
 
-    def route(self) -> Route:
-        """It as a fallback of the client."""
+    def route(self, model: str) -> Route:
+        """It as a fallback of the client, which wants a model's name even where any can be asked for."""
         return Route(
-            model=self.model,
+            model=self.model or model,
             base_url=self.base_url,
             api_key=self.key,
             name=self.name,
             price_usd=self.price_usd,
-            dialect=self.dialect,  # type: ignore[arg-type]  # checked when the file was read
+            # checked when the file was read; a peer is one to whom the same can be said
+            dialect=self.dialect or (None if self.model else "deepseek"),  # type: ignore[arg-type]
         )
 
 
@@ -80,7 +85,9 @@ class Tenant:
     """How old a kept answer may be; None: any age."""
     cache: bool = True
     fallback: bool = True
-    """Whether other upstreams may answer when the first one cannot."""
+    """Whether stand-ins may answer when the first upstream and its peers cannot."""
+    degrade: int = 0
+    """Up to this priority, a question that would wait too long goes to a stand-in; 0: none does."""
 
     def may_ask(self, model: str) -> bool:
         """Whether that model is open to it."""
@@ -111,10 +118,26 @@ class GatewayConfig:
     """Questions in one ``batch_requests``."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """From where on the status page shows an alarm."""
+    webhook: Secret | None = None
+    """Where alarms are POSTed as they begin and end; None: nowhere."""
     open_metrics: bool = False
     """Whether ``/metrics`` needs no token."""
     open_status: bool = True
     """Whether the status page shows its figures (never a tenant's) without a token."""
+    probe_every_s: float = 2.0
+    """How often an upstream that is down is asked whether it is back."""
+    queued_max: int = 100_000
+    """Questions of one tenant in the queue."""
+    job_patience_s: float = 86400.0
+    """How long a queued question is tried while upstreams are busy."""
+    job_keep_s: float = 7 * 86400.0
+    """How long a finished job can be looked at."""
+    waits_s: tuple[float, ...] = (5.0, 15.0, 30.0)
+    """How long a line questions of priority 1, 2 and 3 are let into."""
+    redis_url: Secret | None = None
+    """Where answers are shared with other gateways; None: nowhere."""
+    redis_keep_s: float = 86400.0
+    """How long Redis keeps one."""
     routes: tuple[Route, ...] = field(default=(), repr=False)
 
     def tenant(self, name: str) -> Tenant | None:
@@ -155,7 +178,9 @@ def parse_config(
         _upstream(entry, environ, first=number == 0) for number, entry in enumerate(file.tables("upstream"))
     )
     tenants = {name: _tenant(name, entry, environ) for name, entry in file.named("tenant")}
-    thresholds = _thresholds(file.table("alarms", required=False))
+    alarms = file.table("alarms", required=False)
+    webhook = _webhook(alarms, environ)
+    thresholds = _thresholds(alarms)
     file.end()
     _refuse_twins(upstreams, tenants, where)
     settings = _settings(gateway, upstreams[0], environ)
@@ -172,9 +197,17 @@ def parse_config(
         body_bytes_max=gateway.whole("body_bytes_max", 8 * 1024 * 1024, 1024, 48 * 1024 * 1024),
         batch_max=gateway.whole("batch_max", 1000, 1, 100_000),
         thresholds=thresholds,
+        webhook=webhook,
         open_metrics=gateway.switch("open_metrics", default=False),
         open_status=gateway.switch("open_status", default=True),
-        routes=tuple(upstream.route() for upstream in upstreams[1:]),
+        probe_every_s=gateway.seconds("probe_every", 2.0, 0.1, 600.0),
+        queued_max=gateway.whole("queued_max", 100_000, 0, 10_000_000),
+        job_patience_s=gateway.seconds("job_patience", 86400.0, 0.0, 30 * 86400.0),
+        job_keep_s=gateway.seconds("job_keep", 7 * 86400.0, 60.0, 366 * 86400.0),
+        waits_s=gateway.durations("waits", (5.0, 15.0, 30.0)),
+        redis_url=_redis_url(gateway, environ),
+        redis_keep_s=gateway.seconds("redis_keep", 86400.0, 1.0, 366 * 86400.0),
+        routes=tuple(upstream.route(settings.model) for upstream in upstreams[1:]),
     )
     gateway.end()
     return config
@@ -187,12 +220,23 @@ def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> Upstr
             hint="It is DeepSeek's service, or speaks as it does: asked for the model that a request names. "
             "The default model stands in [gateway].",
         )
+    if not first and not entry.has("model", "weight"):
+        raise ConfigError(
+            f"{entry.where} needs a model.",
+            hint="The name that is asked for there; or a weight, if it serves the same models as the first.",
+        )
+    if entry.has("model") and entry.has("weight"):
+        raise ConfigError(
+            f"{entry.place('weight')} is for upstreams without a model.",
+            hint="Those with one stand in, in the order of the file.",
+        )
     price = entry.numbers("price_usd", 3)
     made = UpstreamEntry(
         name=entry.matching("name", _ROUTE_NAME, "a name of letters, digits and the signs _ . : -"),
         base_url=entry.text("base_url"),
         key=_from_environment(entry, "key_env", environ),
         model=entry.text("model", None),
+        weight=entry.number("weight", 1.0, 0.0, 1e6),
         dialect=entry.choice("dialect", ("deepseek", "openai"), None),
         price_usd=None if price is None else (price[0], price[1], price[2]),
     )
@@ -203,6 +247,17 @@ def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> Upstr
 def _from_environment(entry: Table, key: str, environ: Mapping[str, str]) -> Secret | None:
     variable = entry.text(key, None)
     return None if variable is None else _variable(entry, key, variable, environ)
+
+
+def _redis_url(gateway: Table, environ: Mapping[str, str]) -> Secret | None:
+    """Where Redis is: in the file, or in an environment variable, where the password may stand in it."""
+    if (url := gateway.text("redis_url", None)) is None:
+        return _from_environment(gateway, "redis_url_env", environ)
+    if gateway.has("redis_url_env"):
+        raise ConfigError(f"{gateway.where} has redis_url and redis_url_env.", hint="Give one of them.")
+    if "@" in url:
+        raise gateway.wrong("redis_url", "without a password; name a variable with all of it: redis_url_env")
+    return Secret(url)
 
 
 def _variable(entry: Table, key: str, variable: str, environ: Mapping[str, str]) -> Secret:
@@ -252,9 +307,21 @@ def _tenant(name: str, entry: Table, environ: Mapping[str, str]) -> Tenant:
         ttl_s=entry.seconds("ttl", None, 1.0, 10 * 365 * 86400.0),
         cache=entry.switch("cache", default=True),
         fallback=entry.switch("fallback", default=True),
+        degrade=entry.whole("degrade", 0, 0, 3),
     )
+    if made.degrade and not made.fallback:
+        raise entry.wrong("degrade", "left out, or 0, where fallback is false: it is a stand-in that answers")
     entry.end()
     return made
+
+
+def _webhook(table: Table, environ: Mapping[str, str]) -> Secret | None:
+    """An address in the file, or in an environment variable: such addresses are often secrets."""
+    url = table.text("webhook", None)
+    named = _from_environment(table, "webhook_env", environ)
+    if url is not None and named is not None:
+        raise ConfigError(f"{table.where} has webhook and webhook_env.", hint="Give one of them.")
+    return Secret(url) if url is not None else named
 
 
 def _thresholds(table: Table) -> Thresholds:
@@ -275,12 +342,11 @@ def _refuse_twins(upstreams: tuple[UpstreamEntry, ...], tenants: Mapping[str, Te
         raise ConfigError(
             f"Two upstreams in {where} have the same name.", hint="Answers are told apart by it."
         )
-    for upstream in upstreams[1:]:
-        if upstream.model is None:
-            raise ConfigError(
-                f"The upstream {upstream.name!r} in {where} needs a model.",
-                hint="Only the first one is asked for the model that the request names.",
-            )
+    if not any(upstream.weight for upstream in upstreams if upstream.model is None):
+        raise ConfigError(
+            f"Every upstream without a model in {where} has the weight 0.",
+            hint="Give one of them a weight above 0: it is asked first.",
+        )
     owner: dict[Secret, str] = {}
     for tenant in tenants.values():
         for secret in tenant.secrets:

@@ -15,22 +15,28 @@ import asyncio
 import hashlib
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
+from deepseek_nb.adapters.redis_tier import RedisTier
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
-from deepseek_nb.core.errors import AnswerInvalid, DeepSeekError
+from deepseek_nb.core.errors import AnswerInvalid, AuthError, BalanceExhausted, DeepSeekError
 from deepseek_nb.core.wire import Delta
 from deepseek_nb.gateway.asks import Ask
 from deepseek_nb.gateway.catalogue import Catalogue
 from deepseek_nb.gateway.config import GatewayConfig, Tenant
-from deepseek_nb.gateway.health import Health, Watch
+from deepseek_nb.gateway.health import PROBE_WITHIN_S, Health, Prober, Watch
+from deepseek_nb.gateway.load import Load
+from deepseek_nb.gateway.logs import log_event
 from deepseek_nb.gateway.monitor import Monitor
 from deepseek_nb.gateway.purses import Purse
 from deepseek_nb.gateway.quota import Quota
 from deepseek_nb.gateway.refusals import bad_request, from_error
+from deepseek_nb.gateway.routing import Router
 
 __all__ = ["CacheWish", "Call", "Desk"]
 
@@ -65,10 +71,18 @@ class Desk:
     def __init__(self, config: GatewayConfig, monitor: Monitor) -> None:
         self.config = config
         self.monitor = monitor
-        self.client = AsyncClient(config.settings, fallback=list(config.routes))
-        self.catalogue = Catalogue(self.client)
+        self.redis = (
+            None
+            if config.redis_url is None
+            else RedisTier(config.redis_url, keep_s=config.redis_keep_s, told=_log_redis)
+        )
+        self.client = AsyncClient(config.settings, fallback=list(config.routes), shared=self.redis)
         self.health = Health([upstream.name for upstream in config.upstreams])
+        self.router = Router(config.upstreams, self.client, self.health, config.settings.failover_s)
+        self.catalogue = Catalogue(self.client, self._list_models)
+        self.prober = Prober(self.health, self._probe, config.probe_every_s)
         clock = asyncio.get_running_loop().time
+        self.load = Load(self.client, self.router, config.waits_s, clock)
         around = self.client.budget
         self.quotas = {name: Quota(tenant, clock) for name, tenant in config.tenants.items()}
         self.purses = {
@@ -78,9 +92,25 @@ class Desk:
 
     async def aclose(self) -> None:
         """Close the client and the files."""
+        await self.prober.aclose()
         await self.client.aclose()
+        if self.redis is not None:
+            await self.redis.aclose()
         for purse in self.purses.values():
             purse.close()
+
+    async def _list_models(self) -> list[dict[str, Any]]:
+        """The models of the first peer that tells them."""
+        peers = [one for one in self.router.order(self.config.settings.model, others=False) if one.is_peer]
+        for peer in peers[:-1]:
+            with suppress(DeepSeekError, TimeoutError):
+                async with asyncio.timeout(PROBE_WITHIN_S):
+                    return await self.client.models(peer.client_name)
+        return await self.client.models(peers[-1].client_name)
+
+    async def _probe(self, name: str) -> None:
+        """Ask one upstream for its models, which costs nothing."""
+        await self.client.models(next(one.client_name for one in self.router.served if one.name == name))
 
     def errand(
         self,
@@ -89,8 +119,13 @@ class Desk:
         wish: CacheWish,
         watch: Watch,
         on_delta: Callable[[Delta], None] | None = None,
+        *,
+        degraded: bool = False,
     ) -> Errand:
-        """The question, checked and made the tenant's own. Raises ApiError; nothing is sent."""
+        """The question, checked and made the tenant's own. Raises ApiError; nothing is sent.
+
+        ``degraded`` sends it to a stand-in first.
+        """
         keep = tenant.cache and wish.keep
         try:
             with warnings.catch_warnings():
@@ -104,21 +139,17 @@ class Desk:
                     ttl_s=_shorter(tenant.ttl_s, wish.ttl_s),
                     cache=keep,
                     budget=self.purses[tenant.name].budget,
-                    fallback=None if tenant.fallback else [],
+                    fallback=[],  # the router says where it goes
                     on_delta=on_delta,
                     on_event=watch,
                 )
         except DeepSeekError as error:
             raise from_error(error) from None
         if ask.json_mode:
-            errand = self._in_json_mode(errand)
+            errand = replace(errand, request=replace(errand.request, json_mode=True))
+        order = self.router.order(errand.request.model, others=tenant.fallback, others_first=degraded)
+        errand = self.router.routed(errand, order)
         return _owned(tenant, errand if wish.look_up else replace(errand, look_up=False))
-
-    def _in_json_mode(self, errand: Errand) -> Errand:
-        request = replace(errand.request, json_mode=True)
-        legs = self.client.other_legs(errand)
-        key = request.fingerprint(self.config.settings.route_name)
-        return replace(errand, request=request, key=key, fallbacks=() if legs is None else legs(request))
 
     def priority(self, tenant: Tenant, asked: int | None) -> int:
         """The lane: what was asked for, as far as the tenant may go."""
@@ -126,11 +157,11 @@ class Desk:
 
     @asynccontextmanager
     async def call(
-        self, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool = False
+        self, tenant: Tenant, ask: Ask, wish: CacheWish, *, streamed: bool = False, patient: bool = False
     ) -> AsyncIterator[Call]:
         """The question, ready to be asked. Raises ApiError for what can be known to fail.
 
-        Leaving the block hangs up.
+        Also where it would wait too long for its priority; not with ``patient``. Leaving the block hangs up.
         """
         call = Call(self, tenant, ask, wish, streamed=streamed)
         model = call.errand.request.model
@@ -141,10 +172,30 @@ class Desk:
                 "model",
                 "model_without_price",
             )
+        if not patient:
+            await self._shed(call, model)
         try:
             yield call
         finally:
             await call.aclose()
+
+    async def _shed(self, call: Call, model: str) -> None:
+        """Where the line is too long for it, raise that; or send it to a stand-in, if its tenant says so.
+
+        An answer that is kept needs no line.
+        """
+        refusal = self.load.refusal(model, call.errand.lane)
+        if refusal is None or await self._is_kept(call.errand):
+            return
+        if call.errand.lane > call.tenant.degrade or not self.router.stand_in(model):
+            raise refusal
+        call.degrade()
+
+    async def _is_kept(self, errand: Errand) -> bool:
+        store = self.client.store
+        if store is None or not errand.look_up:
+            return False
+        return await store.aget(errand.key, errand.ttl_s) is not None
 
 
 class Call:
@@ -156,9 +207,16 @@ class Call:
         self.watch = Watch(desk.health)
         self.pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
         """With ``streamed``: what comes, and None at the end."""
-        self.errand = desk.errand(tenant, ask, wish, self.watch, self.pieces.put_nowait if streamed else None)
+        self._errand_of = partial(
+            desk.errand, tenant, ask, wish, self.watch, self.pieces.put_nowait if streamed else None
+        )
+        self.errand = self._errand_of()
         self.answer: Answer | None = None
         self._work: asyncio.Task[Answer] | None = None
+
+    def degrade(self) -> None:
+        """Ask a stand-in first; before it is started."""
+        self.errand = self._errand_of(degraded=True)
 
     @property
     def upstream(self) -> str:
@@ -172,8 +230,8 @@ class Call:
 
     @property
     def degraded(self) -> bool:
-        """Whether another than the first upstream answered."""
-        return self.upstream != self.desk.config.upstreams[0].name
+        """Whether one that only stands in for the first upstream and its peers answered."""
+        return not self.desk.router.is_peer(self.upstream)
 
     @property
     def cost_usd(self) -> float | None:
@@ -188,7 +246,7 @@ class Call:
         An answer that was paid for and is blank or cut is given as it came.
         """
         try:
-            answer = await self.desk.client.take(self.errand)
+            answer = await self._taken()
         except AnswerInvalid as unusable:
             if not isinstance(unusable.answer, Answer):
                 raise from_error(unusable) from None
@@ -201,8 +259,25 @@ class Call:
         except DeepSeekError as error:
             raise from_error(error, own_cap=self.desk.purses[self.tenant.name].cap_name) from None
         self.answer = answer
+        if not answer.cached and not self.degraded:
+            self.desk.load.answered(self.errand.request.model, self.errand.lane)
         self.desk.monitor.answered(self.tenant.name, self.upstream, answer, self.cost_usd)
         return answer
+
+    async def _taken(self) -> Answer:
+        """The answer; where an upstream's account is closed to us, that of the upstreams after it."""
+        while True:
+            try:
+                return await self.desk.client.take(self.errand)
+            except (AuthError, BalanceExhausted) as error:
+                if not self.watch.asked:
+                    continue  # an equal question's error: now it is this one's turn
+                at_s = asyncio.get_running_loop().time()
+                self.desk.health.barred(self.watch.upstream, error, at_s)
+                rest = self.desk.router.after(self.errand, self.watch.upstream)
+                if rest is None:
+                    raise
+                self.errand = rest
 
     async def ended(self) -> Answer:
         """The answer of a started call, once it has ended. Raises what it ended with."""
@@ -256,6 +331,10 @@ def user_id_of(tenant: Tenant, given: str | None) -> str:
         return tenant.name
     digest = hashlib.blake2b(given.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
     return f"{tenant.name}--{digest}"
+
+
+def _log_redis(up: bool, why: str) -> None:
+    log_event("redis", state="back" if up else "gone", **({} if up else {"why": why}), trouble=not up)
 
 
 def _owned(tenant: Tenant, errand: Errand) -> Errand:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
-__all__ = ["JsonLines", "log_request", "log_to"]
+__all__ = ["JsonLines", "log_event", "log_request", "log_to"]
 
 LOGGER = logging.getLogger("deepseek_nb.gateway")
 OURS = ("deepseek_nb.gateway", "uvicorn", "uvicorn.error", "py.warnings")
@@ -63,6 +63,12 @@ def log_request(
         fields["error"] = code
     fields.update(more)
     LOGGER.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra={"fields": fields})
+
+
+def log_event(event: str, *, trouble: bool = False, **fields: object) -> None:
+    """A line for something that happened to the gateway itself."""
+    level = logging.WARNING if trouble else logging.INFO
+    LOGGER.log(level, event, extra={"fields": {"event": event, **fields}})
 
 
 def log_to(stream: TextIO | None = None) -> None:

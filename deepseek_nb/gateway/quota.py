@@ -69,6 +69,11 @@ class Quota:
                 retry_after_s=wait_s,
             )
 
+    async def turn(self) -> None:
+        """Wait until one more request fits into the second, and count it."""
+        while wait_s := self._bucket.take(self._clock()):  # noqa: ASYNC110 (time alone fills it)
+            await asyncio.sleep(wait_s)
+
     def charge(self, questions: int) -> None:
         """Count the further questions of a batch that was let in."""
         self._bucket.owe(questions)

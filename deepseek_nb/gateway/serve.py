@@ -19,22 +19,27 @@ from prometheus_client import disable_created_metrics
 
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.gateway.app import create_app
-from deepseek_nb.gateway.config import GatewayConfig
+from deepseek_nb.gateway.config import GatewayConfig, UpstreamEntry
 from deepseek_nb.gateway.guard import GuardedProtocol
 from deepseek_nb.gateway.logs import log_to
 
 __all__ = ["GatewayServer", "serve_forever", "summary"]
 
 BACKLOG = 4096
+IDLE_S = 75
+"""A connection without a request is kept for so long: longer than clients and proxies keep theirs, or a
+request could meet the end of its connection, and be lost."""
 GRACE_S = 10
 """What is under way when the gateway ends has so long to end."""
-KEEP_ALIVE_S = 75
-"""How long an idle connection is held: longer than clients hold theirs, or one closes as the other asks."""
 
 
 def summary(config: GatewayConfig) -> str:
     """What the file means, in a few lines; no secret is among them."""
-    lines = [f"upstream {one.name}: {one.base_url}" for one in config.upstreams]
+    lines = [f"upstream {one.name}: {one.base_url}, {_role(one)}" for one in config.upstreams]
+    if config.redis_url is not None:
+        lines.append("answers are shared through Redis")
+    if config.webhook is not None:
+        lines.append("alarms are told by webhook")
     for tenant in config.tenants.values():
         day = "no daily budget" if tenant.budget_day_usd is None else f"${tenant.budget_day_usd:g} a day"
         models = ", ".join(tenant.models) or "all models"
@@ -44,6 +49,10 @@ def summary(config: GatewayConfig) -> str:
             f"scopes {' '.join(tenant.scopes)}"
         )
     return "\n".join(lines)
+
+
+def _role(upstream: UpstreamEntry) -> str:
+    return f"weight {upstream.weight:g}" if upstream.model is None else f"stands in with {upstream.model}"
 
 
 def _server(config: GatewayConfig) -> uvicorn.Server:
@@ -58,7 +67,7 @@ def _server(config: GatewayConfig) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
     )

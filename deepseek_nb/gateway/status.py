@@ -10,12 +10,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deepseek_nb.core.alarms import Alarms
+from deepseek_nb.core.alarms import Alarm, Alarms
 from deepseek_nb.gateway.desk import Desk
 from deepseek_nb.gateway.monitor import Gauge
 from deepseek_nb.gateway.refusals import ApiError
 from deepseek_nb.gateway.replies import compact
 from deepseek_nb.gateway.tokens import Doorkeeper
+from deepseek_nb.gateway.webhook import Notice, alarm_notice, upstream_notice
 
 __all__ = ["StatusRoom", "gauges_of"]
 
@@ -72,15 +73,29 @@ class StatusRoom:
 
     # -- what they say
 
+    def alarms(self, now: float) -> tuple[Alarm, ...]:
+        """The alarms that stand."""
+        full = [s.held / s.limit for s in self._desk.client.standing().values() if s.limit > 0]
+        return self._alarms.judge(
+            self._desk.monitor.traffic.figures(now),
+            now,
+            budget=self._desk.client.budget.used_share,
+            in_flight=max(full, default=None),
+        )
+
+    def notices(self, now: float) -> list[Notice]:
+        """What is wrong now."""
+        down = [one for one in self._desk.health.upstreams.values() if one.down]
+        return [
+            *(alarm_notice(alarm, now) for alarm in self.alarms(now)),
+            *(upstream_notice(one.name, one.last_trouble) for one in down),
+        ]
+
     def figures(self, now: float) -> dict[str, Any]:
         """What everybody may see: no tenant's, and no amount of money."""
         desk, traffic = self._desk, self._desk.monitor.traffic
         seen = traffic.figures(now)
         lines = desk.client.standing()
-        full = [s.held / s.limit for s in lines.values() if s.limit > 0]
-        alarms = self._alarms.judge(
-            seen, now, budget=desk.client.budget.used_share, in_flight=max(full, default=None)
-        )
         return {
             "up_s": round(now - self._began_s),
             "span_s": traffic.span_s,
@@ -117,7 +132,9 @@ class StatusRoom:
                 }
                 for model, state in lines.items()
             ],
-            "alarms": [{"name": one.name, "text": one.line(now), "todo": one.todo} for one in alarms],
+            "alarms": [
+                {"name": one.name, "text": one.line(now), "todo": one.todo} for one in self.alarms(now)
+            ],
         }
 
     def tenants(self) -> list[dict[str, Any]]:
@@ -147,20 +164,54 @@ def _ago(at_s: float | None, now: float) -> int | None:
     return None if at_s is None else max(0, round(now - at_s))
 
 
+def _upstream_lines(desk: Desk) -> Iterable[tuple[str, str, dict[str, float]]]:
+    """The lines to each upstream, all its models together."""
+    stands = {
+        one.name: list(desk.client.upstream(one.client_name).standing().values())
+        for one in desk.router.served
+    }
+    bears = {name: sum(state.limit for state in states) for name, states in stands.items()}
+    yield "upstream_limit", "What an upstream seems to bear at once.", bears
+    held = {name: float(sum(s.held + s.interactive for s in states)) for name, states in stands.items()}
+    yield "upstream_requests", "Requests at an upstream.", held
+    waits = {name: float(sum(state.waiting for state in states)) for name, states in stands.items()}
+    yield "upstream_waiting", "Questions in the line to an upstream.", waits
+    probes = {name: float(one.probes) for name, one in desk.health.upstreams.items()}
+    yield "upstream_probes", "Times an upstream that was down was asked whether it is back.", probes
+
+
 def gauges_of(desk: Desk) -> Iterable[Gauge]:
     """What is true now, for Prometheus."""
     upstreams, lines = desk.health.upstreams, desk.client.standing()
     days = {name: day for name, purse in desk.purses.items() if (day := purse.standing_or_none())}
     limits = {name: day.limit_usd for name, day in days.items() if day.limit_usd is not None}
-    up = {name: float(one.state != "failing") for name, one in upstreams.items()}
+    up = {name: float(one.state not in ("failing", "down")) for name, one in upstreams.items()}
     held = {model: float(state.held + state.interactive) for model, state in lines.items()}
     waiting = {model: float(state.waiting) for model, state in lines.items()}
     flying = {name: float(quota.in_flight) for name, quota in desk.quotas.items()}
-    yield "upstream_up", "0 after three failures in a row.", "upstream", up
+    yield "upstream_up", "0 after three failures in a row, until it answers.", "upstream", up
     failures = {name: float(one.failures) for name, one in upstreams.items()}
     yield "upstream_failures", "Faults so far.", "upstream", failures
     refusals = {name: float(one.refusals) for name, one in upstreams.items()}
     yield "upstream_refusals", "429 and 503 so far.", "upstream", refusals
+    tiers = {} if desk.client.store is None else desk.client.store.lookups()
+    if desk.redis is not None:
+        tiers["redis"] = desk.redis.counts["hits"], desk.redis.counts["misses"]
+        yield "redis_up", "0 while Redis does not answer.", "tier", {"redis": float(desk.redis.up)}
+        yield "redis_errors", "Times Redis failed.", "tier", {"redis": float(desk.redis.counts["errors"])}
+    hits = {tier: float(hit) for tier, (hit, _) in tiers.items()}
+    yield "cache_hits", "Answers found in a tier; memory is asked first, the disk last.", "tier", hits
+    yield (
+        "cache_misses",
+        "Times it was not there.",
+        "tier",
+        {t: float(miss) for t, (_, miss) in tiers.items()},
+    )
+    model = desk.config.settings.model
+    waits = {str(lane): desk.load.wait_s(model, lane) for lane in range(1, 6)}
+    yield "expected_wait_s", "How long a question of the usual model would wait in line.", "priority", waits
+    for name, told, figures in _upstream_lines(desk):
+        yield name, told, "upstream", figures
     bears = {model: state.limit for model, state in lines.items()}
     yield "limit", "What the first upstream seems to bear at once.", "model", bears
     yield "upstream_in_flight", "Requests at the first upstream.", "model", held

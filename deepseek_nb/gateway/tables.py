@@ -195,6 +195,22 @@ class Table:
             raise self.wrong(key, f"a duration from {low:g} to {high:g} seconds")
         return seconds
 
+    def durations(self, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """So many durations as the default has, none less than the one before; in seconds."""
+        value = self._take(key, None)
+        if value is None:
+            return default
+        wanted = f"a list of {len(default)} durations that do not fall, such as 5s"
+        if not isinstance(value, list) or len(value) != len(default):
+            raise self.wrong(key, wanted)
+        try:
+            seconds = tuple(parse_duration_s(one) for one in value)
+        except ConfigError:
+            raise self.wrong(key, wanted) from None
+        if sorted(seconds) != list(seconds) or not all(0 <= one < math.inf for one in seconds):
+            raise self.wrong(key, wanted)
+        return seconds
+
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

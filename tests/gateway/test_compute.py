@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+import zstandard
 
 from deepseek_nb.sandbox import Fault, FaultScript
 
@@ -64,6 +65,13 @@ def test_a_batch_has_one_result_for_each_id(as_tenant, upstream):
     assert told["cost_usd"] == pytest.approx(upstream.log.cost_usd)
     again = as_tenant().post("/v1/compute", json={"batch_requests": batch[:118]}).json()
     assert (again["cached"], again["cost_usd"]) == (118, 0)
+
+
+def test_a_zstd_body_is_unpacked(as_tenant):
+    body = zstandard.ZstdCompressor().compress(json.dumps({"query": "Return exactly: packed"}).encode())
+    headers = {"content-encoding": "zstd", "content-type": "application/json"}
+    reply = as_tenant("desk").post("/v1/compute", content=body, headers=headers)
+    assert reply.json()["answer"] == "packed"
 
 
 def test_a_gzip_body_is_unpacked(as_tenant):

@@ -128,7 +128,9 @@ def test_what_a_caller_did_wrong_is_no_trouble_of_an_upstream():
     assert health.upstreams["a"].state == "unused"
     for _ in range(3):
         health.trouble("a", errors.ServerFault("500"), 2.0)
-    assert health.upstreams["a"].state == "failing"
+    assert health.upstreams["a"].state == "down"
+    health.back("a", 3.0)
+    assert health.upstreams["a"].state == "failing", "a probe alone shows no answer"
     health.well("a", 3.0)
     assert health.upstreams["a"].state == "up"
 

@@ -90,7 +90,7 @@ function budget(one) {
 }
 
 function show(told) {
-  const worst = told.upstreams.some((one) => one.state === "failing");
+  const worst = told.upstreams.some((one) => one.state === "failing" || one.state === "down");
   const state = byId("state");
   const alarmed = told.alarms.length > 0;
   state.textContent = worst ? "an upstream fails" : alarmed ? "alarm" : "serving";
