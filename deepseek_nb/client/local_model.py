@@ -58,8 +58,23 @@ class LocalModel:
         self._threads = threads
         self._gpu_layers = gpu_layers
         self._thinking = thinking
-        self._key = Secret(f"local-{secrets.token_urlsafe(24)}")
+        self.key = Secret(f"local-{secrets.token_urlsafe(24)}")
+        """Whoever asks it has to have this."""
         self._server: Any = None
+
+    def check(self) -> None:
+        """Look whether the file can be a model. Raises ConfigError; loads nothing."""
+        try:
+            with self.path.open("rb") as file:
+                magic = file.read(len(MAGIC))
+        except OSError as why:
+            raise ConfigError(
+                f"The local model {self.path} cannot be read: {why.strerror}.", hint="Give a GGUF file."
+            ) from None
+        if magic != MAGIC:
+            raise ConfigError(
+                f"{self.path} is not a GGUF file.", hint="Other formats are to be converted for llama.cpp."
+            )
 
     def start(self) -> Self:
         """Load the model and listen, which takes as long as reading the file; again: nothing."""
@@ -82,7 +97,7 @@ class LocalModel:
     def route(self) -> Route:
         """What ``fallback=`` takes; starts it where it does not listen yet."""
         return Route(
-            base_url=self.base_url, model=self.name, api_key=self._key, name="local", dialect="openai"
+            base_url=self.base_url, model=self.name, api_key=self.key, name="local", dialect="openai"
         )
 
     def close(self) -> None:
@@ -91,15 +106,16 @@ class LocalModel:
 
     def _started(self) -> Any:
         llama = _llama()
-        self._check()
+        self.check()
         told = llama.CommonParams()
         told.model.path = str(self.path)
         told.model_alias = {self.name}
         told.port = 0  # a free one
-        told.api_keys = [self._key.reveal()]
+        told.api_keys = [self.key.reveal()]
         told.n_parallel = self._concurrent
         told.n_ctx = self._context_tokens * self._concurrent  # it is shared among them
         told.warmup = told.ui = told.endpoint_slots = False
+        told.endpoint_metrics = True
         told.verbosity = -1  # it would write to the notebook
         if self._threads is not None:
             told.cpuparams.n_threads = self._threads
@@ -108,26 +124,15 @@ class LocalModel:
         if not self._thinking:
             told.default_template_kwargs = {"enable_thinking": "false"}
         try:
-            return llama.Server(told)
+            server = llama.Server(told)
         except RuntimeError:
             raise ConfigError(
                 f"llama.cpp cannot load {self.path.name}.",
                 hint="Is the file complete, is there memory for it, and is it a text model that "
                 "this version of xllamacpp knows? A newer one: pip install -U xllamacpp",
             ) from None
-
-    def _check(self) -> None:
-        try:
-            with self.path.open("rb") as file:
-                magic = file.read(len(MAGIC))
-        except OSError as why:
-            raise ConfigError(
-                f"The local model {self.path} cannot be read: {why.strerror}.", hint="Give a GGUF file."
-            ) from None
-        if magic != MAGIC:
-            raise ConfigError(
-                f"{self.path} is not a GGUF file.", hint="Other formats are to be converted for llama.cpp."
-            )
+        server.handle_metrics()  # its loop answers this: one that is closed before it runs would hang (2026.10)
+        return server
 
     def __enter__(self) -> Self:
         return self.start()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_nb.adapters.settings import Settings
+from deepseek_nb.client.local_model import LocalModel
 from deepseek_nb.client.routes import Route
 from deepseek_nb.core.alarms import Thresholds
 from deepseek_nb.core.errors import ConfigError
@@ -49,6 +50,12 @@ class UpstreamEntry:
     """A peer's share of the questions; 0: asked only when no other peer can be."""
     dialect: str | None = None
     price_usd: tuple[float, float, float] | None = None
+    gguf: Path | None = None
+    """A model's file, which the gateway itself answers from; its ``base_url`` is there once it does."""
+    concurrent: int = 2
+    """Of a file: questions at a time."""
+    context_tokens: int = 8192
+    """Of a file: prompt and answer of a question together."""
 
     def route(self, model: str) -> Route:
         """It as a fallback of the client, which wants a model's name even where any can be asked for."""
@@ -164,18 +171,23 @@ def read_config(path: str | Path, environ: Mapping[str, str] | None = None) -> G
         ) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from None
-    return parse_config(told, environ, where=path.name)
+    return parse_config(told, environ, where=path.name, folder=path.parent)
 
 
 def parse_config(
-    told: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, where: str = "gateway.toml"
+    told: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    *,
+    where: str = "gateway.toml",
+    folder: Path = Path(),
 ) -> GatewayConfig:
-    """What :func:`read_config` makes of the file's values. Raises ConfigError."""
+    """What :func:`read_config` makes of the file's values; paths begin in ``folder``. Raises ConfigError."""
     environ = os.environ if environ is None else environ
     file = Table(told, where)
     gateway = file.table("gateway", required=False)
     upstreams = tuple(
-        _upstream(entry, environ, first=number == 0) for number, entry in enumerate(file.tables("upstream"))
+        _upstream(entry, environ, folder, first=number == 0)
+        for number, entry in enumerate(file.tables("upstream"))
     )
     tenants = {name: _tenant(name, entry, environ) for name, entry in file.named("tenant")}
     alarms = file.table("alarms", required=False)
@@ -207,19 +219,21 @@ def parse_config(
         waits_s=gateway.durations("waits", (5.0, 15.0, 30.0)),
         redis_url=_redis_url(gateway, environ),
         redis_keep_s=gateway.seconds("redis_keep", 86400.0, 1.0, 366 * 86400.0),
-        routes=tuple(upstream.route(settings.model) for upstream in upstreams[1:]),
+        routes=tuple(one.route(settings.model) for one in upstreams[1:] if one.gguf is None),
     )
     gateway.end()
     return config
 
 
-def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> UpstreamEntry:
-    if first and (given := entry.has("model", "dialect", "price_usd")):
+def _upstream(entry: Table, environ: Mapping[str, str], folder: Path, *, first: bool) -> UpstreamEntry:
+    if first and (given := entry.has("model", "dialect", "price_usd", "gguf")):
         raise ConfigError(
             f"{entry.place(given)} is not for the first upstream.",
             hint="It is DeepSeek's service, or speaks as it does: asked for the model that a request names. "
             "The default model stands in [gateway].",
         )
+    if entry.has("gguf"):
+        return _local(entry, folder)
     if not first and not entry.has("model", "weight"):
         raise ConfigError(
             f"{entry.where} needs a model.",
@@ -232,7 +246,7 @@ def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> Upstr
         )
     price = entry.numbers("price_usd", 3)
     made = UpstreamEntry(
-        name=entry.matching("name", _ROUTE_NAME, "a name of letters, digits and the signs _ . : -"),
+        name=_name(entry),
         base_url=entry.text("base_url"),
         key=_from_environment(entry, "key_env", environ),
         model=entry.text("model", None),
@@ -242,6 +256,32 @@ def _upstream(entry: Table, environ: Mapping[str, str], *, first: bool) -> Upstr
     )
     entry.end()
     return made
+
+
+def _local(entry: Table, folder: Path) -> UpstreamEntry:
+    """A model's file, which stands in for the peers."""
+    if given := entry.has("base_url", "key_env", "weight", "dialect", "price_usd"):
+        raise ConfigError(
+            f"{entry.place(given)} is not for a file.",
+            hint="The gateway answers from it itself, for nothing, when no server can.",
+        )
+    file = folder / Path(entry.text("gguf")).expanduser()
+    LocalModel(file).check()
+    made = UpstreamEntry(
+        name=_name(entry),
+        base_url="",
+        model=entry.text("model", file.stem),
+        dialect="openai",
+        gguf=file,
+        concurrent=entry.whole("concurrent", 2, 1, 256),
+        context_tokens=entry.whole("context_tokens", 8192, 256, 10_000_000),
+    )
+    entry.end()
+    return made
+
+
+def _name(entry: Table) -> str:
+    return entry.matching("name", _ROUTE_NAME, "a name of letters, digits and the signs _ . : -")
 
 
 def _from_environment(entry: Table, key: str, environ: Mapping[str, str]) -> Secret | None:

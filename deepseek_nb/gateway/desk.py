@@ -121,10 +121,11 @@ class Desk:
         on_delta: Callable[[Delta], None] | None = None,
         *,
         degraded: bool = False,
-    ) -> Errand:
-        """The question, checked and made the tenant's own. Raises ApiError; nothing is sent.
+    ) -> tuple[str, Errand]:
+        """The model that is asked for, and the question, checked and made the tenant's own.
 
-        ``degraded`` sends it to a stand-in first.
+        ``degraded`` sends it to a stand-in first, under that one's own model. Raises ApiError; nothing is
+        sent.
         """
         keep = tenant.cache and wish.keep
         try:
@@ -147,9 +148,10 @@ class Desk:
             raise from_error(error) from None
         if ask.json_mode:
             errand = replace(errand, request=replace(errand.request, json_mode=True))
-        order = self.router.order(errand.request.model, others=tenant.fallback, others_first=degraded)
+        model = errand.request.model
+        order = self.router.order(model, others=tenant.fallback, others_first=degraded)
         errand = self.router.routed(errand, order)
-        return _owned(tenant, errand if wish.look_up else replace(errand, look_up=False))
+        return model, _owned(tenant, errand if wish.look_up else replace(errand, look_up=False))
 
     def priority(self, tenant: Tenant, asked: int | None) -> int:
         """The lane: what was asked for, as far as the tenant may go."""
@@ -164,7 +166,7 @@ class Desk:
         Also where it would wait too long for its priority; not with ``patient``. Leaving the block hangs up.
         """
         call = Call(self, tenant, ask, wish, streamed=streamed)
-        model = call.errand.request.model
+        model = call.model
         await self.catalogue.require(tenant, model)
         if call.errand.budget.left_usd is not None and self.client.price_now(model) is None:
             raise bad_request(
@@ -210,13 +212,13 @@ class Call:
         self._errand_of = partial(
             desk.errand, tenant, ask, wish, self.watch, self.pieces.put_nowait if streamed else None
         )
-        self.errand = self._errand_of()
+        self.model, self.errand = self._errand_of()
         self.answer: Answer | None = None
         self._work: asyncio.Task[Answer] | None = None
 
     def degrade(self) -> None:
         """Ask a stand-in first; before it is started."""
-        self.errand = self._errand_of(degraded=True)
+        self.model, self.errand = self._errand_of(degraded=True)
 
     @property
     def upstream(self) -> str:
@@ -260,7 +262,7 @@ class Call:
             raise from_error(error, own_cap=self.desk.purses[self.tenant.name].cap_name) from None
         self.answer = answer
         if not answer.cached and not self.degraded:
-            self.desk.load.answered(self.errand.request.model, self.errand.lane)
+            self.desk.load.answered(self.model, self.errand.lane)
         self.desk.monitor.answered(self.tenant.name, self.upstream, answer, self.cost_usd)
         return answer
 

@@ -21,6 +21,7 @@ from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.gateway.app import create_app
 from deepseek_nb.gateway.config import GatewayConfig, UpstreamEntry
 from deepseek_nb.gateway.guard import GuardedProtocol
+from deepseek_nb.gateway.local import local_models
 from deepseek_nb.gateway.logs import log_to
 
 __all__ = ["GatewayServer", "serve_forever", "summary"]
@@ -35,7 +36,7 @@ GRACE_S = 10
 
 def summary(config: GatewayConfig) -> str:
     """What the file means, in a few lines; no secret is among them."""
-    lines = [f"upstream {one.name}: {one.base_url}, {_role(one)}" for one in config.upstreams]
+    lines = [f"upstream {one.name}: {one.gguf or one.base_url}, {_role(one)}" for one in config.upstreams]
     if config.redis_url is not None:
         lines.append("answers are shared through Redis")
     if config.webhook is not None:
@@ -114,12 +115,12 @@ def serve_forever(
     Logs go to standard error as lines of JSON. Raises ConfigError where the port is taken.
     """
     config = replace(config, host=host or config.host, port=config.port if port is None else port)
-    with _listen(config.host, config.port) as listener:
+    with _listen(config.host, config.port) as listener, local_models(config) as ready:
         log_to()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of times beside every count
         announce(f"The gateway listens on {_address(listener)} (Ctrl-C ends it)\n{summary(config)}")
         sys.stdout.flush()
-        server = _server(config)
+        server = _server(ready)
         gc.collect()
         gc.freeze()  # a full collection of all that is loaded for good would stop every answer for 0.1 s
         server.run([listener])
@@ -133,8 +134,10 @@ class GatewayServer:
     """
 
     def __init__(self, config: GatewayConfig) -> None:
-        self.config = config
-        self._server = _server(config)
+        self.config = self.running_config = config
+        """As given; and with the addresses of its local models, once it runs."""
+        self._server: uvicorn.Server | None = None
+        self._local = ExitStack()
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -147,13 +150,21 @@ class GatewayServer:
 
     def start(self) -> Self:
         """Listen. Raises ConfigError where it cannot."""
-        listener = self._listener = _listen(self.config.host, self.config.port)
+        listener = _listen(self.config.host, self.config.port)
+        try:
+            self.running_config = self._local.enter_context(local_models(self.config))
+            server = self._server = _server(self.running_config)
+        except BaseException:
+            listener.close()
+            raise
+        self._listener = listener
         self._thread = threading.Thread(
-            target=self._server.run, args=([listener],), name="deepseek-gateway", daemon=True
+            target=server.run, args=([listener],), name="deepseek-gateway", daemon=True
         )
         self._thread.start()
-        while not self._server.started:
+        while not server.started:
             if not self._thread.is_alive():
+                self._local.close()
                 listener.close()
                 raise ConfigError("The gateway did not start; its log says why.")
             time.sleep(0.005)
@@ -161,11 +172,12 @@ class GatewayServer:
 
     def stop(self) -> None:
         """Stop listening, and end what is under way."""
-        if self._thread is None:
+        if self._thread is None or self._server is None:
             return
         self._server.should_exit = True
         self._thread.join()
         self._thread = None
+        self._local.close()
         if self._listener is not None:
             self._listener.close()
 

@@ -38,11 +38,13 @@ def write(path: Path, seed: int = 1) -> None:
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
 
-    def tensor(name: str, *shape: int) -> None:
-        writer.add_tensor(f"{name}.weight", (chance.standard_normal(shape) * 0.1).astype(np.float32))
+    def tensor(name: str, *shape: int, only_from: int = 0) -> None:
+        values = chance.standard_normal(shape) * (2 if only_from else 0.1)
+        values[:only_from] = 0
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
 
     tensor("token_embd", len(tokens), WIDTH)
-    tensor("output", len(tokens), WIDTH)
+    tensor("output", len(tokens), WIDTH, only_from=len(tokens) - len(WORDS))  # or it would often say nothing
     tensor("output_norm", WIDTH)
     for layer in range(LAYERS):
         block = f"blk.{layer}"
