@@ -1,0 +1,107 @@
+"""Where a job's rows are worked on, if not in this process: the ledger's queue, or a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.adapters.queued import LEDGER
+from deepseek_nb.batch.call import JobCall
+from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.queue_run import LedgerRun, QueueRun
+from deepseek_nb.batch.rows import Rows
+from deepseek_nb.batch.spec import Asking, JobSpec
+from deepseek_nb.client.sync import Client
+from deepseek_nb.core.errors import ConfigError
+
+__all__ = ["LedgerPlace", "Place", "options_of", "queue_of"]
+
+CARRIED = ("budget_usd", "patience", "when", "ttl", "cache", "fallback")
+"""What a worker has to know of a call, beside what the ledger holds of the job."""
+
+
+class Place(Protocol):
+    """A queue that a job can be handed to."""
+
+    @property
+    def name(self) -> str:
+        """As the ledger keeps it: without a password."""
+
+    def check(self, call: JobCall) -> None:
+        """Raise ConfigError where this call cannot be done there."""
+
+    def run(
+        self,
+        call: JobCall,
+        client: Client,
+        journal: Journal,
+        name: str,
+        spec: JobSpec,
+        asking: Asking,
+        rows: Rows,
+        keys: Sequence[str],
+        pending: Sequence[str],
+        progress: Progress,
+    ) -> QueueRun:
+        """Hand over the rows ``pending``; gives what looks on."""
+
+
+def queue_of(queue: str | None) -> Place | None:
+    """The queue of that name or address; None for none. Raises ConfigError for what is neither."""
+    if queue is None:
+        return None
+    if queue == LEDGER:
+        return LedgerPlace()
+    raise ConfigError(
+        f"queue is {LEDGER!r} or the address of a RabbitMQ (amqp://host), not {queue!r}.",
+        hint="Nothing was sent.",
+    )
+
+
+def options_of(call: JobCall) -> dict[str, Any]:
+    """The options of the call that travel with the job, as plain JSON. Raises ConfigError for a route.
+
+    A route may carry a key, and a key goes into no queue.
+    """
+    names = call.fallback
+    if names is not None:
+        names = [names] if isinstance(names, str) else list(names)
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigError(
+                "A queue carries no Route: it may have a key in it.",
+                hint="Name models in fallback=, or leave it out and give the workers' client its routes.",
+            )
+    told = {name: getattr(call, name) for name in CARRIED} | {"fallback": names}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPlace:
+    """The ledger's own queue: for workers with the same data folder."""
+
+    @property
+    def name(self) -> str:
+        """As the ledger keeps it."""
+        return LEDGER
+
+    def check(self, call: JobCall) -> None:
+        """Raise ConfigError for a fallback that no ledger may keep."""
+        options_of(call)
+
+    def run(
+        self,
+        call: JobCall,
+        client: Client,  # noqa: ARG002 (as the protocol has it)
+        journal: Journal,
+        name: str,
+        spec: JobSpec,  # noqa: ARG002
+        asking: Asking,  # noqa: ARG002
+        rows: Rows,  # noqa: ARG002
+        keys: Sequence[str],  # noqa: ARG002
+        pending: Sequence[str],
+        progress: Progress,
+    ) -> QueueRun:
+        """Hand over the rows ``pending``; gives what looks on."""
+        return LedgerRun(journal, name, pending, progress, options=options_of(call), priority=call.priority)
