@@ -53,7 +53,7 @@ class Queued:
     @property
     def half_done(self) -> bool:
         """Whether its submitter ended before all rows were in the queue."""
-        return not self.ready and not owner_may_live(self.owner)
+        return not self.ready and not (self.owner and owner_may_live(self.owner))
 
 
 class QueuedJobs:
@@ -122,6 +122,10 @@ class QueuedJobs:
         return self._change(
             "put=?, owner=?, ready=0, error=NULL WHERE job=? AND put=?", put, self._owner(), job, before
         )
+
+    def disown(self, job: str, put: str) -> bool:
+        """This process does not put its rows in any more."""
+        return self._change("owner='' WHERE job=? AND put=? AND owner=?", job, put, self._owner())
 
     def mark_ready(self, job: str, put: str) -> bool:
         """All its rows are in the queue."""

@@ -197,6 +197,16 @@ class Job:
         kept = None if self._prepared.pending else _latencies(self._final())
         return JobPlot(self.name, self.status, self.progress, self.error, latency=kept, theme=theme)
 
+    def wait_until_put(self) -> None:
+        """Wait until the rows are in the queue, if they go into one: then they need this process no more.
+
+        An interrupt ends the waiting, not the job.
+        """
+        run = self._prepared.run
+        if isinstance(run, QueueRun):
+            while not self._ended.is_set() and not run.put.wait(LOOK_S):
+                pass
+
     def _pandas(self) -> pd.DataFrame:
         return self._final() if self._ended.is_set() else self._build()
 
@@ -246,6 +256,10 @@ class Job:
     def _stop(self, end: Callable[[], None], drain_s: float) -> None:
         """In the background loop."""
         end()
+        run = self._prepared.run
+        if isinstance(run, QueueRun) and end == run.stop:
+            run.hurry(drain_s)  # it takes its rows back first
+            return
         if self._work is not None and drain_s < DRAIN_S:
             asyncio.get_running_loop().call_later(drain_s, self._work.cancel)
 

@@ -1,4 +1,4 @@
-"""Where a job's rows are worked on, if not in this process: the ledger's queue, or a broker."""
+"""Where a job's rows are worked on, if not in this process: the ledger's queue, or a RabbitMQ."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from typing import Any, Protocol
 
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.queued import LEDGER
-from deepseek_nb.batch.call import JobCall
+from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, broker_url, shown_url
+from deepseek_nb.batch.broker_run import BrokerRun
+from deepseek_nb.batch.call import JobCall, arranged
+from deepseek_nb.batch.parcels import Row
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import LedgerRun, QueueRun
 from deepseek_nb.batch.rows import Rows
 from deepseek_nb.batch.spec import Asking, JobSpec
+from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.core.secret import Secret
 
-__all__ = ["LedgerPlace", "Place", "options_of", "queue_of"]
+__all__ = ["BrokerPlace", "LedgerPlace", "Place", "options_of", "queue_of"]
 
 CARRIED = ("budget_usd", "patience", "when", "ttl", "cache", "fallback")
 """What a worker has to know of a call, beside what the ledger holds of the job."""
@@ -54,6 +59,8 @@ def queue_of(queue: str | None) -> Place | None:
         return None
     if queue == LEDGER:
         return LedgerPlace()
+    if isinstance(queue, str) and queue.partition(":")[0] in ("amqp", "amqps"):
+        return BrokerPlace(broker_url(queue))
     raise ConfigError(
         f"queue is {LEDGER!r} or the address of a RabbitMQ (amqp://host), not {queue!r}.",
         hint="Nothing was sent.",
@@ -105,3 +112,74 @@ class LedgerPlace:
     ) -> QueueRun:
         """Hand over the rows ``pending``; gives what looks on."""
         return LedgerRun(journal, name, pending, progress, options=options_of(call), priority=call.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerPlace:
+    """A RabbitMQ: for workers anywhere."""
+
+    url: Secret
+
+    @property
+    def name(self) -> str:
+        """Its address, without user and password."""
+        return shown_url(self.url.reveal())
+
+    def check(self, call: JobCall) -> None:
+        """Raise ConfigError where it is not there, or for what workers elsewhere cannot keep."""
+        options_of(call)
+        refused = {
+            "rows_per_request": call.rows_per_request > 1,
+            "when": call.when == "offpeak",
+            "budget_usd": call.budget_usd is not None,
+        }
+        for option, given in refused.items():
+            if given:
+                raise ConfigError(
+                    f"{option}= cannot be kept by workers on a RabbitMQ.",
+                    hint="Leave it out, or use queue='ledger'. Nothing was sent.",
+                )
+        try:
+            background.run(self._reach)
+        except BrokerLost as why:
+            raise ConfigError(str(why), hint="Start it, or correct the address. Nothing was sent.") from None
+
+    async def _reach(self) -> None:
+        async with Broker.open(self.url):
+            pass
+
+    def run(
+        self,
+        call: JobCall,
+        client: Client,
+        journal: Journal,
+        name: str,
+        spec: JobSpec,
+        asking: Asking,
+        rows: Rows,
+        keys: Sequence[str],
+        pending: Sequence[str],
+        progress: Progress,
+    ) -> QueueRun:
+        """Hand over the rows ``pending``; gives what looks on."""
+        place_of = {key: place for place, key in enumerate(keys)}
+        found = arranged(rows, [place_of[key] for key in pending], asking, spec.block)
+        sent_as = None
+        if asking.prefix is not None:
+            sent_as = {"order": list(found.fields), "reach": found.reach}
+        options, meta = options_of(call), spec.meta(client.aio)
+
+        def row_of(key: str, put: str) -> Row:
+            return Row(name, put, key, rows.prompts[place_of[key]], meta, options, sent_as)
+
+        return BrokerRun(
+            journal,
+            name,
+            [pending[place] for place in found.sent],
+            progress,
+            url=self.url,
+            route=client.settings.route_name,
+            row_of=row_of,
+            options=options,
+            priority=call.priority,
+        )

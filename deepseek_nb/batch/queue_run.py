@@ -8,6 +8,7 @@ the same data folder (``deepseek-nb worker``) take it from. A job on a broker: `
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -75,6 +76,8 @@ class QueueRun:
         self._wanted = True  # in the queue
         self._ending: float | None = None  # until when to wait for what is under way
         self._left = False
+        self.put = threading.Event()
+        """Set when the rows are in the queue, and when it has ended."""
         self._look_after_s = LOOK_S
         self._looked_s = time.monotonic()
         self._wake = asyncio.Event()
@@ -95,6 +98,11 @@ class QueueRun:
             self.stopped_by = self.stopped_by or why
             self._ending = time.monotonic() + DRAIN_S
             self._wake.set()
+
+    def hurry(self, drain_s: float) -> None:
+        """After :meth:`stop`: no longer than this."""
+        if self._ending is not None:
+            self._ending = min(self._ending, time.monotonic() + drain_s)
 
     def leave(self) -> None:
         """Stop looking; the job stays in its queue."""
@@ -172,6 +180,7 @@ class LedgerRun(QueueRun):
         self._priority = priority
         if self.pending:
             self._put()
+        self.put.set()
 
     def _put(self) -> Queued:
         return self.journal.queued.put(self.job, LEDGER, priority=self._priority, options=self._options)

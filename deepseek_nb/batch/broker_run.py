@@ -1,0 +1,254 @@
+"""A job on a RabbitMQ, as its submitter sees it: rows out, answers into the ledger.
+
+The rows go out under the name of one handing over (``put``). While it is not known that all of them are on
+the broker, the ledger says so; a submitter that ends meanwhile takes the rows back when the same call is made
+again and puts what is left in anew, so that no row is asked under two names. After that the broker has the
+work: answers wait there, in the job's own queue, until somebody who has the ledger takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from deepseek_nb.adapters.journal import Item, Journal
+from deepseek_nb.adapters.queued import Queued
+from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, Delivery, Inbox, shown_url
+from deepseek_nb.adapters.store import json_text
+from deepseek_nb.batch.parcels import Result, Row
+from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.queue_run import QueueRun, error_of
+from deepseek_nb.core.errors import ConfigError, DeepSeekError
+from deepseek_nb.core.secret import Secret
+
+__all__ = ["BrokerRun"]
+
+AT_ONCE = 512
+"""Answers that may be on their way into the ledger."""
+PUT_AT_ONCE = 256
+LEASE_S = 60.0
+AGAIN_S = 1.0
+
+
+class BrokerRun(QueueRun):
+    """A job whose rows are on a broker; ``row_of`` gives what is sent of a key, for a handing over."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        job: str,
+        pending: Sequence[str],
+        progress: Progress,
+        *,
+        url: Secret,
+        route: str,
+        row_of: Callable[[str, str], Row],
+        options: Mapping[str, Any],
+        priority: int,
+    ) -> None:
+        super().__init__(journal, job, pending, progress, budget_usd=None)
+        self._url = url
+        self._route = route
+        self._row_of = row_of
+        self._options = dict(options)
+        self._priority = priority
+        self._putting: asyncio.Task[None] | None = None
+        self._answers = ""
+        self._in = False  # put, or being put, by whomever
+        self._mine = ""  # what this process is putting
+
+    async def run(self) -> None:
+        """Until every row is done or failed, or the job is stopped or left."""
+        try:
+            while not self._left:
+                try:
+                    async with Broker.open(self._url) as broker:
+                        await self._serve(broker)
+                        return
+                except BrokerLost as why:
+                    await self._without_broker(why)
+                    if self._ending is not None:
+                        return
+        finally:
+            self.put.set()
+            await self._stop_putting()
+            if self._mine:
+                await asyncio.to_thread(self.journal.queued.disown, self.job, self._mine)
+
+    async def _stop_putting(self) -> None:
+        if self._putting is not None:
+            self._putting.cancel()
+            await asyncio.gather(self._putting, return_exceptions=True)
+            self._putting = None
+
+    async def _without_broker(self, why: BrokerLost) -> None:
+        self.progress.waiting = "waits for the RabbitMQ"
+        await self.look()
+        if self._ending is not None and self.stopped_by is None:
+            self.stopped_by = ConfigError(
+                f"{why} The job's rows could not be taken back: workers may go on with them.",
+                hint="Make the same call again to look on, or cancel it again.",
+            )
+        self._look_after_s = AGAIN_S
+        await self.rest()
+
+    # -- the life of a handing over
+
+    async def _serve(self, broker: Broker) -> None:
+        rows = await broker.declare_rows(self._route)
+        there = await asyncio.to_thread(self._enter)
+        self._answers = await broker.declare_answers(there.answers)
+        inbox = await broker.consume(self._answers, at_once=AT_ONCE)
+        await self._stop_putting()
+        self._in = self._mine == there.put or there.owner != self.journal.owner
+        while not self._left or self._putting is not None:
+            if broker.lost.is_set():
+                raise BrokerLost("The connection to the RabbitMQ is lost.")
+            there = await asyncio.to_thread(self._there, there)
+            wanted = self._wanted and self._ending is None
+            if there.ready:
+                self.put.set()
+            broken = not there.ready and self._mine == there.put and self._putting is None
+            if there.half_done or broken:  # its submitter ended in the midst of it, or its connection did
+                await self._take_back(broker, there)
+                continue
+            if wanted and not self._in:
+                self._in, self._mine = True, there.put
+                self._putting = asyncio.create_task(self._put(broker, rows, there))
+            elif not wanted and self._in:
+                await self._take_back(broker, there)
+            if self._ending is None:
+                self.note_pause(queued=self._wanted)
+            await self._keep(broker, inbox)
+            await self.look()
+            if not self.pending or self.drained:
+                await self._finish(broker, there)
+                return
+            await self._say_why_it_waits(broker, rows)
+            await self._rest(inbox)
+
+    def _enter(self) -> Queued:
+        """What the ledger says of it; written down now, if it is new."""
+        self.journal.reap(self.job)
+        return self.journal.queued.put(
+            self.job,
+            shown_url(self._url.reveal()),
+            priority=self._priority,
+            options=self._options,
+            put=_new_name(),
+            answers=_new_name(),
+            ready=False,
+        )
+
+    def _there(self, before: Queued) -> Queued:
+        return self.journal.queued.get(self.job) or before
+
+    async def _put(self, broker: Broker, queue: str, there: Queued) -> None:
+        """Send the rows that are left; then the ledger says that all are there. Raises BrokerLost."""
+        await broker.mark(there.put)
+        keys = list(self.pending)
+        for first in range(0, len(keys), PUT_AT_ONCE):
+            chunk = [key for key in keys[first : first + PUT_AT_ONCE] if key in self.pending]
+            rows = [self._row_of(key, there.put).parcel(self._priority, self._answers) for key in chunk]
+            await broker.publish(queue, rows)
+        await asyncio.to_thread(self.journal.queued.mark_ready, self.job, there.put)
+        self._mine = ""
+        self.put.set()
+
+    async def _take_back(self, broker: Broker, there: Queued) -> None:
+        """Rows of that handing over are not wanted any more; answers of those under way still come."""
+        await self._stop_putting()
+        self._in, self._mine = False, ""
+        await asyncio.to_thread(self.journal.queued.put_again, self.job, there.put, _new_name())
+        await broker.unmark(there.put)
+
+    async def _finish(self, broker: Broker, there: Queued) -> None:
+        """Leave nothing of the job on the broker."""
+        await broker.unmark(there.put)
+        await broker.delete_queue(self._answers)
+        await asyncio.to_thread(self.journal.queued.remove, self.job)
+
+    async def _rest(self, inbox: Inbox) -> None:
+        """Until an answer comes, the next look is due, or something was asked for."""
+        if inbox:
+            return
+        waiting = [asyncio.create_task(inbox.arrived.wait()), asyncio.create_task(self.rest())]
+        if self._putting is not None and not self._putting.done():
+            waiting.append(self._putting)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting[:2]:
+            task.cancel()
+        await asyncio.gather(*waiting[:2], return_exceptions=True)
+        if self._putting is not None and self._putting.done():
+            putting, self._putting = self._putting, None
+            putting.result()
+
+    async def _say_why_it_waits(self, broker: Broker, rows: str) -> None:
+        _, workers = await broker.standing(rows)
+        self.progress.waiting = (
+            "" if workers else "waits for a worker (deepseek-nb worker --queue amqp://...)"
+        )
+        if self._ending is not None and not workers:
+            self._ending = 0.0  # nobody has any of them under way
+
+    # -- what comes back
+
+    async def _keep(self, broker: Broker, inbox: Inbox) -> None:
+        """Write into the ledger what has come, and only then have the broker forget it."""
+        inbox.arrived.clear()
+        while inbox:
+            batch = [inbox.popleft() for _ in range(min(len(inbox), AT_ONCE))]
+            for why in await asyncio.to_thread(self._write_down, batch):
+                self.stop(why)
+            for delivery in batch:
+                await broker.ack(delivery)
+
+    def _write_down(self, batch: Sequence[Delivery]) -> list[DeepSeekError]:
+        """Gives what stops the job."""
+        stops: list[Result] = []
+        results: dict[str, tuple[Result, Delivery]] = {}
+        spent_usd = unknown_usd = 0.0
+        for delivery in batch:
+            try:
+                result = Result.of(delivery.told())
+            except ValueError:
+                continue  # none of ours: nothing is to be lost in it
+            unknown_usd += result.unknown_usd
+            if result.stop is not None:
+                spent_usd += result.cost_usd
+                stops.append(result)
+            elif result.key in results:
+                spent_usd += result.cost_usd  # paid twice: two workers had it
+            else:
+                results[result.key] = result, delivery
+        items = {item.key: item for item in self.journal.lease_among(self.job, list(results), LEASE_S)}
+        acks: list[tuple[Item, str, float | None]] = []
+        fails: list[tuple[Item, str]] = []
+        for key, (result, delivery) in results.items():
+            item = items.get(key)
+            if item is None:  # it is done already: by the same answer, where that came once before
+                spent_usd += 0.0 if delivery.again else result.cost_usd
+            elif result.answer is not None:
+                acks.append((item, json_text(result.answer), result.cost_usd))
+            else:
+                spent_usd += result.cost_usd
+                fails.append((item, json_text(result.error)))
+        if spent_usd or unknown_usd:
+            self.journal.add_spend(self.job, spent_usd, unknown_usd)
+        self.journal.ack_many(acks)
+        self.journal.fail_many(fails)
+        there = self.journal.queued.get(self.job)
+        now = "" if there is None else there.put  # not of a handing over that was taken back
+        return [error_of(result.stop or {}) for result in stops if result.put == now]
+
+    @property
+    def drained(self) -> bool:
+        """Whether what may be under way has had its time."""
+        return self._ending is not None and time.monotonic() >= self._ending
+
+
+def _new_name() -> str:
+    return uuid.uuid4().hex
