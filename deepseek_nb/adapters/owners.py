@@ -8,7 +8,12 @@ import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["owner_may_live", "owner_name"]
+__all__ = ["boot_name", "owner_may_live", "owner_name"]
+
+
+def boot_name() -> str:
+    """Names this machine since it was started; "-" where that cannot be told."""
+    return _boot()
 
 
 def owner_name(mark: str | None = None) -> str:

@@ -15,10 +15,12 @@ from typing import Any
 from deepseek_nb.adapters.database import Database
 from deepseek_nb.adapters.owners import owner_may_live
 
-__all__ = ["LEDGER", "QUEUED_TABLE", "Queued", "QueuedJobs"]
+__all__ = ["DASK", "LEDGER", "QUEUED_TABLE", "Queued", "QueuedJobs"]
 
 LEDGER = "ledger"
 """The queue that is the ledger itself."""
+DASK = "dask"
+"""Not a queue: the rows are under way on a cluster, and its workers know this ledger by that."""
 
 QUEUED_TABLE = (
     "CREATE TABLE queued (job TEXT PRIMARY KEY, queue TEXT NOT NULL, put TEXT NOT NULL, "

@@ -167,6 +167,7 @@ class BrokerRun(QueueRun):
 
     async def _finish(self, broker: Broker, there: Queued) -> None:
         """Leave nothing of the job on the broker."""
+        await broker.stop_consuming()
         await broker.unmark(there.put)
         await broker.delete_queue(self._answers)
         await asyncio.to_thread(self.journal.queued.remove, self.job)

@@ -21,8 +21,8 @@ from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, Delivery, Inbox, P
 from deepseek_nb.adapters.settings import parse_duration_s
 from deepseek_nb.adapters.tokenizer import counter
 from deepseek_nb.batch.call import user_of
+from deepseek_nb.batch.kept_spec import spec_of
 from deepseek_nb.batch.parcels import Result, Row
-from deepseek_nb.batch.resume import spec_of
 from deepseek_nb.batch.run import DRAIN_S, LEADERS, error_record
 from deepseek_nb.batch.spec import Asking
 from deepseek_nb.batch.worker import DELIVERIES, Tell, given_up

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepseek_nb.adapters.journal import Journal
-from deepseek_nb.adapters.queued import LEDGER
+from deepseek_nb.adapters.queued import DASK, LEDGER
 from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, broker_url, shown_url
 from deepseek_nb.batch.broker_run import BrokerRun
 from deepseek_nb.batch.call import JobCall, arranged
+from deepseek_nb.batch.dask_run import DaskRun, cluster_cores
 from deepseek_nb.batch.parcels import Row
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import LedgerRun, QueueRun
@@ -21,7 +22,7 @@ from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
 
-__all__ = ["BrokerPlace", "LedgerPlace", "Place", "options_of", "queue_of"]
+__all__ = ["BrokerPlace", "DaskPlace", "LedgerPlace", "Place", "backend_of", "options_of", "queue_of"]
 
 CARRIED = ("budget_usd", "patience", "when", "ttl", "cache", "fallback")
 """What a worker has to know of a call, beside what the ledger holds of the job."""
@@ -65,6 +66,15 @@ def queue_of(queue: str | None) -> Place | None:
         f"queue is {LEDGER!r} or the address of a RabbitMQ (amqp://host), not {queue!r}.",
         hint="Nothing was sent.",
     )
+
+
+def backend_of(backend: str | None) -> Place | None:
+    """The cluster of that name; None for none. Raises ConfigError for an unknown one."""
+    if backend is None:
+        return None
+    if backend == DASK:
+        return DaskPlace()
+    raise ConfigError(f"backend is {DASK!r}, not {backend!r}.", hint="Nothing was sent.")
 
 
 def options_of(call: JobCall) -> dict[str, Any]:
@@ -182,4 +192,48 @@ class BrokerPlace:
             row_of=row_of,
             options=options,
             priority=call.priority,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DaskPlace:
+    """The cluster of the current Dask client."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return DASK
+
+    def check(self, call: JobCall) -> None:
+        """Raise ConfigError where there is no cluster, or for a fallback that must not travel."""
+        options_of(call)
+        cluster_cores()
+
+    def run(
+        self,
+        call: JobCall,
+        client: Client,
+        journal: Journal,
+        name: str,
+        spec: JobSpec,
+        asking: Asking,
+        rows: Rows,
+        keys: Sequence[str],
+        pending: Sequence[str],
+        progress: Progress,
+    ) -> QueueRun:
+        """Shard the rows ``pending`` over the cluster; gives what looks on."""
+        place_of = {key: place for place, key in enumerate(keys)}
+        found = arranged(rows, [place_of[key] for key in pending], asking, spec.block)
+        sent = [pending[place] for place in found.sent]
+        return DaskRun(
+            journal,
+            name,
+            sent,
+            progress,
+            bodies={key: rows.prompts[place_of[key]] for key in sent},
+            ask=spec.meta(client.aio),
+            options=options_of(call),
+            priority=call.priority,
+            client=client,
         )

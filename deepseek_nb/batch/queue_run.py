@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from deepseek_nb.adapters.journal import ItemRow, Journal
-from deepseek_nb.adapters.queued import LEDGER, Queued
+from deepseek_nb.adapters.queued import DASK, LEDGER, Queued
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S
 from deepseek_nb.core import errors
@@ -39,7 +39,7 @@ def error_of(record: Mapping[str, Any]) -> DeepSeekError:
 def refuse_elsewhere(journal: Journal, name: str, queue: str | None) -> None:
     """Raise ConfigError where the job's rows are on a broker, and not on the one that is meant now."""
     there = journal.queued.get(name)
-    if there is None or there.queue in (queue, LEDGER):
+    if there is None or there.queue in (queue, LEDGER, DASK):
         return
     raise ConfigError(
         f"The job {name!r} is in the queue at {there.queue}: its rows may be under way there.",

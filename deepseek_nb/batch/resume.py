@@ -7,7 +7,6 @@ and by the model itself when the call that began the job reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,24 +18,21 @@ from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_duration_s
 from deepseek_nb.batch.apply import watch
 from deepseek_nb.batch.call import user_of
-from deepseek_nb.batch.form import INLINE, form_of
 from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
 from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared
-from deepseek_nb.batch.numbered import NumberedSchema
+from deepseek_nb.batch.kept_spec import spec_of
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import refuse_elsewhere
 from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
 from deepseek_nb.batch.rows import Rows, kept_rows
-from deepseek_nb.batch.spec import JobSpec
 from deepseek_nb.client.schema_columns import Column
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError, JobMismatch
-from deepseek_nb.core.template import Template
 
-__all__ = ["job_frame", "resume", "spec_of", "work_off"]
+__all__ = ["job_frame", "resume", "work_off"]
 
 
 def resume(
@@ -160,27 +156,6 @@ def _job(journal: Journal, name: str) -> JobRow:
     if there is None:
         raise ConfigError(f"There is no job {name!r}.", hint="See them with: deepseek-nb jobs")
     return there
-
-
-def spec_of(meta: Mapping[str, Any]) -> JobSpec:
-    """What a job asks, by what is written beside its name. One without a layout sends rows as they are."""
-    template, told = str(meta.get("template")), meta.get("schema")
-    layout, answers = meta.get("layout", "inline"), meta.get("answers", "json")
-    schema = None if told is None else Schema.of(told)
-    return JobSpec(
-        template,
-        NumberedSchema(schema) if schema is not None and answers == "numbers" else schema,
-        meta.get("system"),
-        meta.get("model"),
-        bool(meta.get("thinking")),
-        meta.get("temperature"),
-        meta.get("max_tokens"),
-        meta.get("structured", "json"),
-        answers,
-        meta.get("block", 0),
-        INLINE if layout == "inline" else form_of(Template(template), (), layout),
-        meta.get("rows_per_request", 1),
-    )
 
 
 def _other(there: JobRow, asked: dict[str, Any]) -> JobMismatch:
