@@ -187,30 +187,30 @@ class Broker:
             library.exceptions.ProbableAuthenticationError,
             library.exceptions.AuthenticationError,
         )
+        connection = library.Connection(library.connection.make_url(address))
         try:
-            with _lost():
-                try:
-                    connection = await library.connect(address, timeout=CONNECT_S)
-                except refused:
-                    raise ConfigError(
-                        f"The RabbitMQ at {shown_url(address)} does not take this user and password.",
-                        hint="amqp://user:password@host; a new RabbitMQ takes guest from its machine only.",
-                    ) from None
-                except library.exceptions.ConnectionClosed as closed:
-                    raise ConfigError(
-                        f"The RabbitMQ at {shown_url(address)} refused the connection: "
-                        f"{url.scrub(str(closed))}",
-                    ) from None
-        except BrokerLost as why:
-            raise BrokerLost(
-                f"No RabbitMQ answers at {shown_url(address)} ({url.scrub(str(why))})."
-            ) from None
-        try:
-            with _lost():
-                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            try:
+                with _lost():
+                    try:
+                        await connection.connect(timeout=CONNECT_S)
+                    except refused:
+                        raise ConfigError(
+                            f"The RabbitMQ at {shown_url(address)} does not take this user and password.",
+                            hint="amqp://user:password@host; guest is for its own machine only.",
+                        ) from None
+                    except library.exceptions.ConnectionClosed as closed:
+                        raise ConfigError(
+                            f"The RabbitMQ at {shown_url(address)} refused the connection: "
+                            f"{url.scrub(str(closed))}",
+                        ) from None
+                    channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            except BrokerLost as why:
+                raise BrokerLost(
+                    f"No RabbitMQ answers at {shown_url(address)} ({url.scrub(str(why))})."
+                ) from None
             yield cls(connection, channel)
         finally:
-            with suppress(Exception, asyncio.CancelledError):  # it may be gone already
+            with suppress(BrokerLost), _lost():  # it may be gone already
                 async with asyncio.timeout(CONNECT_S):
                     await connection.close()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,12 @@ from deepseek_nb.adapters.journal import Item, Journal
 from deepseek_nb.adapters.queued import Queued
 from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, Delivery, Inbox, shown_url
 from deepseek_nb.adapters.store import json_text
+from deepseek_nb.batch.given_up import DELIVERIES, given_up
 from deepseek_nb.batch.parcels import Result, Row
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import QueueRun, error_of
-from deepseek_nb.core.errors import ConfigError, DeepSeekError
+from deepseek_nb.core.budget import Budget
+from deepseek_nb.core.errors import BudgetExceeded, ConfigError, DeepSeekError
 from deepseek_nb.core.secret import Secret
 
 __all__ = ["BrokerRun"]
@@ -45,11 +48,25 @@ class BrokerRun(QueueRun):
         *,
         url: Secret,
         route: str,
-        row_of: Callable[[str, str], Row],
+        row_of: Callable[[str, str, float | None], Row],
         options: Mapping[str, Any],
         priority: int,
+        worst_usd: Callable[[str], float] | None = None,
     ) -> None:
-        super().__init__(journal, job, pending, progress, budget_usd=None)
+        limit_usd = options.get("budget_usd")
+        super().__init__(journal, job, pending, progress, budget_usd=limit_usd)
+        self._worst_usd = worst_usd
+        self._purse: Budget | None = None
+        if worst_usd is not None and progress.money is not None:
+            spent_usd, unknown_usd = progress.money.spent_usd, progress.money.unknown_usd
+            self._purse = Budget(
+                limit_usd, name="budget of the job", spent_usd=spent_usd, unknown_usd=unknown_usd
+            )
+        self._set_aside: dict[str, float] = {}  # for rows that are out
+        self._begun: Counter[str] = Counter()  # without an end
+        self._raised: Counter[str] = Counter()  # what they may cost was too little
+        self._todo: deque[str] = deque()
+        self._settled = asyncio.Event()
         self._url = url
         self._route = route
         self._row_of = row_of
@@ -149,19 +166,63 @@ class BrokerRun(QueueRun):
     async def _put(self, broker: Broker, queue: str, there: Queued) -> None:
         """Send the rows that are left; then the ledger says that all are there. Raises BrokerLost."""
         await broker.mark(there.put)
-        keys = list(self.pending)
-        for first in range(0, len(keys), PUT_AT_ONCE):
-            chunk = [key for key in keys[first : first + PUT_AT_ONCE] if key in self.pending]
-            rows = [self._row_of(key, there.put).parcel(self._priority, self._answers) for key in chunk]
-            await broker.publish(queue, rows)
+        self._todo = deque(self.pending)
+        while self._todo or self._set_aside:
+            self._settled.clear()
+            chunk = [self._todo.popleft() for _ in range(min(PUT_AT_ONCE, len(self._todo)))]
+            chunk = [key for key in chunk if key in self.pending]
+            affordable = self._afford(chunk)
+            self._todo.extendleft(reversed(chunk[len(affordable) :]))
+            rows = [self._row_of(key, there.put, self._set_aside.get(key)) for key in affordable]
+            await broker.publish(queue, [row.parcel(self._priority, self._answers) for row in rows])
+            if len(affordable) < len(chunk) or not self._todo:
+                if self._purse is None or self._ending is not None:
+                    break
+                self.put.set()  # as much as there is money for
+                await self._settled.wait()  # money comes free, or rows come back
         await asyncio.to_thread(self.journal.queued.mark_ready, self.job, there.put)
         self._mine = ""
         self.put.set()
+
+    def _afford(self, keys: Sequence[str]) -> Sequence[str]:
+        """Set aside what these rows may cost; gives the first of them, as far as the budget goes."""
+        if self._purse is None or self._worst_usd is None:
+            return keys
+        for number, key in enumerate(keys):
+            limit_usd = self._worst_usd(key) * 2 ** self._raised[key]
+            try:
+                self._purse.reserve(key, limit_usd)
+            except BudgetExceeded as full:
+                if not getattr(full, "fits_later", False):
+                    self.stop(full)
+                return keys[:number]
+            self._set_aside[key] = limit_usd
+        return keys
+
+    def _settle(self, result: Result) -> None:
+        """Book what a row cost that has come back, and put it in again where it is still to be asked."""
+        if self._purse is None:
+            return
+        out = result.put == self._mine and result.key in self._set_aside
+        limit_usd = self._set_aside.pop(result.key) if out else 0.0
+        if out:
+            self._purse.release(result.key)
+        unknown_usd = result.unknown_usd + (limit_usd if result.lost is not None else 0.0)
+        for usd, certain in ((result.cost_usd, True), (unknown_usd, False)):
+            self._purse.reserve("come back", 0.0)
+            self._purse.settle("come back", usd, certain=certain)
+        if out and result.key in self.pending:
+            self._todo.append(result.key)
+        self._settled.set()
 
     async def _take_back(self, broker: Broker, there: Queued) -> None:
         """Rows of that handing over are not wanted any more; answers of those under way still come."""
         await self._stop_putting()
         self._in, self._mine = False, ""
+        for key in self._set_aside:  # those of them that are asked all the same are booked when they come
+            if self._purse is not None:
+                self._purse.release(key)
+        self._set_aside.clear()
         await asyncio.to_thread(self.journal.queued.put_again, self.job, there.put, _new_name())
         await broker.unmark(there.put)
 
@@ -202,48 +263,71 @@ class BrokerRun(QueueRun):
         inbox.arrived.clear()
         while inbox:
             batch = [inbox.popleft() for _ in range(min(len(inbox), AT_ONCE))]
-            for why in await asyncio.to_thread(self._write_down, batch):
+            results, stops = await asyncio.to_thread(self._write_down, batch)
+            for result in results:
+                self._settle(result)
+            for why in stops:
                 self.stop(why)
             for delivery in batch:
                 await broker.ack(delivery)
 
-    def _write_down(self, batch: Sequence[Delivery]) -> list[DeepSeekError]:
-        """Gives what stops the job."""
+    def _write_down(self, batch: Sequence[Delivery]) -> tuple[list[Result], list[DeepSeekError]]:
+        """Gives what came for rows, and what stops the job."""
+        came: list[Result] = []
+        rows: dict[str, tuple[Result, bool]] = {}
         stops: list[Result] = []
-        results: dict[str, tuple[Result, Delivery]] = {}
         spent_usd = unknown_usd = 0.0
         for delivery in batch:
             try:
                 result = Result.of(delivery.told())
             except ValueError:
                 continue  # none of ours: nothing is to be lost in it
-            unknown_usd += result.unknown_usd
+            came.append(result)
+            unknown_usd += self._unknown_usd(result)
             if result.stop is not None:
                 spent_usd += result.cost_usd
                 stops.append(result)
-            elif result.key in results:
+            elif result.key in rows or self._comes_again(result):
                 spent_usd += result.cost_usd  # paid twice: two workers had it
             else:
-                results[result.key] = result, delivery
-        items = {item.key: item for item in self.journal.lease_among(self.job, list(results), LEASE_S)}
+                rows[result.key] = result, delivery.again
+        items = {item.key: item for item in self.journal.lease_among(self.job, list(rows), LEASE_S)}
         acks: list[tuple[Item, str, float | None]] = []
         fails: list[tuple[Item, str]] = []
-        for key, (result, delivery) in results.items():
+        for key, (result, again) in rows.items():
             item = items.get(key)
             if item is None:  # it is done already: by the same answer, where that came once before
-                spent_usd += 0.0 if delivery.again else result.cost_usd
+                spent_usd += 0.0 if again else result.cost_usd
             elif result.answer is not None:
                 acks.append((item, json_text(result.answer), result.cost_usd))
             else:
                 spent_usd += result.cost_usd
-                fails.append((item, json_text(result.error)))
+                fails.append((item, json_text(result.error or given_up(self._begun[key]))))
         if spent_usd or unknown_usd:
             self.journal.add_spend(self.job, spent_usd, unknown_usd)
         self.journal.ack_many(acks)
         self.journal.fail_many(fails)
+        for key in items:
+            self.pending.pop(key, None)
+            self.progress.done += rows[key][0].answer is not None
+            self.progress.failed += rows[key][0].answer is None
         there = self.journal.queued.get(self.job)
         now = "" if there is None else there.put  # not of a handing over that was taken back
-        return [error_of(result.stop or {}) for result in stops if result.put == now]
+        return came, [error_of(result.stop or {}) for result in stops if result.put == now]
+
+    def _unknown_usd(self, result: Result) -> float:
+        lost_usd = self._set_aside.get(result.key, 0.0) if result.lost is not None else 0.0
+        return result.unknown_usd + lost_usd
+
+    def _comes_again(self, result: Result) -> bool:
+        """Whether the row is to be asked once more: its limit was too low, or its worker was lost."""
+        if result.lost is not None:
+            self._begun[result.key] += 1
+            return self._begun[result.key] < DELIVERIES
+        if result.error is not None and result.error.get("error") == BudgetExceeded.__name__:
+            self._raised[result.key] += 1
+            return True
+        return False
 
     @property
     def drained(self) -> bool:

@@ -21,11 +21,12 @@ from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, Delivery, Inbox, P
 from deepseek_nb.adapters.settings import parse_duration_s
 from deepseek_nb.adapters.tokenizer import counter
 from deepseek_nb.batch.call import user_of
+from deepseek_nb.batch.given_up import DELIVERIES, given_up
 from deepseek_nb.batch.kept_spec import spec_of
 from deepseek_nb.batch.parcels import Result, Row
 from deepseek_nb.batch.run import DRAIN_S, LEADERS, error_record
 from deepseek_nb.batch.spec import Asking
-from deepseek_nb.batch.worker import DELIVERIES, Tell, given_up
+from deepseek_nb.batch.worker import Tell
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
@@ -232,7 +233,10 @@ class BrokerWorker:
             return
         if delivery.again and delivery.id not in self._asked:
             begun = int(delivery.headers.get("tries", 0)) + 1
-            if begun >= self._deliveries:
+            if row.limit_usd is not None:  # its submitter has to set money aside for it anew
+                await self._answer(broker, delivery, Result(row.key, row.put, lost={"begun": begun}))
+                await broker.ack(delivery)
+            elif begun >= self._deliveries:
                 error = given_up(begun)
                 await self._answer(broker, delivery, Result(row.key, row.put, error=error))
                 await self._bury(broker, delivery, error["message"])

@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 
 from deepseek_nb.adapters.journal import ItemRow, Journal
@@ -176,6 +175,8 @@ class DaskRun(QueueRun):
         orders.set("go")
         shards = [json.dumps(asdict(shard)) for shard in self._shards(cluster_cores())]
         try:
+            import joblib  # 0.1 s and more
+
             with joblib.parallel_config(backend="dask"):
                 parallel = joblib.Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")
                 # text, and no object: joblib would scatter it, and a killed worker take its copy with it

@@ -79,7 +79,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a row. One of ``answer``, ``error`` and ``stop`` is there."""
+    """What became of a row. One of ``answer``, ``error``, ``stop`` and ``lost`` is there."""
 
     key: str
     put: str
@@ -89,6 +89,8 @@ class Result:
     """Why the row failed, as the ledger keeps it."""
     stop: dict[str, Any] | None = None
     """Why no row of the job can be asked."""
+    lost: dict[str, Any] | None = None
+    """A row with a limit was begun, and what became of it, or was charged for it, is not known."""
     cost_usd: float = 0.0
     unknown_usd: float = 0.0
     """What was perhaps charged beside it."""
@@ -102,6 +104,7 @@ class Result:
             "answer": self.answer,
             "error": self.error,
             "stop": self.stop,
+            "lost": self.lost,
             "cost_usd": self.cost_usd,
             "unknown_usd": self.unknown_usd,
         }
@@ -113,9 +116,9 @@ class Result:
         try:
             if told["v"] != FORMAT:
                 raise Unreadable(f"it has format {told['v']!r}, and this release reads {FORMAT}")
-            names = ("answer", "error", "stop")
-            values = {name: None if told[name] is None else dict(told[name]) for name in names}
-            if sum(value is not None for value in values.values()) != 1:
+            names = ("answer", "error", "stop", "lost")
+            values = {name: dict(told[name]) for name in names if told.get(name) is not None}
+            if len(values) != 1:
                 raise Unreadable("it has no result")
             return cls(
                 str(told["key"]),

@@ -17,10 +17,13 @@ from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import LedgerRun, QueueRun
 from deepseek_nb.batch.rows import Rows
 from deepseek_nb.batch.spec import Asking, JobSpec
+from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
+from deepseek_nb.core.budget import worst_case_usd
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
+from deepseek_nb.core.tokens import estimate_request_tokens
 
 __all__ = ["BrokerPlace", "DaskPlace", "LedgerPlace", "Place", "backend_of", "options_of", "queue_of"]
 
@@ -141,7 +144,6 @@ class BrokerPlace:
         refused = {
             "rows_per_request": call.rows_per_request > 1,
             "when": call.when == "offpeak",
-            "budget_usd": call.budget_usd is not None,
         }
         for option, given in refused.items():
             if given:
@@ -179,9 +181,15 @@ class BrokerPlace:
             sent_as = {"order": list(found.fields), "reach": found.reach}
         options, meta = options_of(call), spec.meta(client.aio)
 
-        def row_of(key: str, put: str) -> Row:
-            return Row(name, put, key, rows.prompts[place_of[key]], meta, options, sent_as)
+        def row_of(key: str, put: str, limit_usd: float | None) -> Row:
+            body = rows.prompts[place_of[key]]
+            return Row(name, put, key, body, meta, options, sent_as, limit_usd)
 
+        def worst_usd(key: str) -> float:
+            return _worst_usd(asking(rows.prompts[place_of[key]]), client)
+
+        if call.budget_usd is not None and pending:
+            worst_usd(pending[0])  # raises where no price is known
         return BrokerRun(
             journal,
             name,
@@ -192,7 +200,27 @@ class BrokerPlace:
             row_of=row_of,
             options=options,
             priority=call.priority,
+            worst_usd=None if call.budget_usd is None else worst_usd,
         )
+
+
+def _worst_usd(errand: Errand, client: Client) -> float:
+    """What a worker may spend on that row: at the dearest price to come, repairs included.
+
+    Raises ConfigError where no price is known.
+    """
+    request, table, now = errand.request, client.aio.prices, client.aio.now_utc()
+    price = client.aio.price_now(request.model)
+    if price is None:
+        raise ConfigError(
+            f"No price is known for the model {request.model!r}, so a budget cannot be kept.",
+            hint="Leave budget_usd out, or use a model of the price table.",
+        )
+    later = table.next_change(now)
+    next_price = None if later is None else table.find(request.model, later)
+    tokens, longest = estimate_request_tokens(request), request.max_tokens or errand.output_tokens
+    worst = max(worst_case_usd(tokens, longest, each) for each in (price, next_price or price))
+    return worst * (1 + client.settings.max_repairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.queued import LEDGER, Queued
 from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, Delivery, broker_url, shown_url
 from deepseek_nb.batch.broker_worker import BrokerWorker
+from deepseek_nb.batch.given_up import GIVEN_UP
 from deepseek_nb.batch.parcels import Row
-from deepseek_nb.batch.worker import GIVEN_UP, LedgerWorker
+from deepseek_nb.batch.worker import LedgerWorker
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError

@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.queued import LEDGER, Queued
+from deepseek_nb.batch.given_up import DELIVERIES, given_up
 from deepseek_nb.batch.job import Job
 from deepseek_nb.batch.resume import resume
 from deepseek_nb.batch.run import DRAIN_S, error_record
@@ -29,32 +29,13 @@ from deepseek_nb.core.errors import (
     StoreFailed,
 )
 
-__all__ = ["DELIVERIES", "GIVEN_UP", "LedgerWorker", "given_up"]
+__all__ = ["LedgerWorker", "Tell"]
 
 LOOK_S = 0.2
 REST_S = 30.0
 """How long a job is left alone after the server had no room for it at all, or this worker cannot do it."""
-DELIVERIES = 5
-"""So often a row may be begun without an end before it is given up."""
-GIVEN_UP = "GivenUp"
-"""How a row that was given up is called in the ``error`` column."""
 
 Tell = Callable[[str], None]
-
-
-def given_up(deliveries: int) -> dict[str, Any]:
-    """What the ledger keeps of a row that was begun so often without an end."""
-    return {
-        "error": GIVEN_UP,
-        "message": f"Workers began this row {deliveries} times, and each ended before an answer was kept.",
-        "hint": "See what ends them; then ask it once more: deepseek-nb jobs retry NAME",
-        "charged": "unknown",
-        "status": None,
-        "trace_id": None,
-        "attempts": deliveries,
-        "cost_usd": None,
-        "raw": [],
-    }
 
 
 @dataclass(slots=True)

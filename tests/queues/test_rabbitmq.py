@@ -202,3 +202,17 @@ def test_without_the_library_the_error_names_the_line_that_installs_it():
     assert done.returncode == 2
     assert 'pip install "deepseek_nb[rabbitmq]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_killed_worker_may_have_spent_counts_against_the_budget(far):
+    """Its rows come back to the submitter, who sets money aside for them once more."""
+    job = far.submit(40, budget_usd=0.05)
+    first = far.worker()
+    until(lambda: len(far.asked) >= 8)
+    first.kill()
+    far.worker()
+    check(job.result(60), 40)
+    paid_usd = far.sandbox.log.cost_usd
+    assert paid_usd - 1e-9 <= job.cost_usd <= 0.05
+    assert len(set(far.asked)) == 40
+    assert len(far.asked) - 40 <= 4

@@ -6,7 +6,7 @@ import pytest
 from queue_bench import check, until
 
 from deepseek_nb.batch.call import user_of
-from deepseek_nb.core.errors import ModelUnknown
+from deepseek_nb.core.errors import BudgetExceeded, ModelUnknown
 from deepseek_nb.sandbox import FaultScript
 
 
@@ -136,3 +136,17 @@ def test_an_unknown_model_stops_the_job_and_not_the_worker(bench):
     check(good.result(30), 8)
     with pytest.raises(ModelUnknown, match="deepseek-none"):
         bad.result(30)
+
+
+def test_a_budget_is_kept_by_workers(bench):
+    """Not passed, by the server's own count; the same call with more money does the rest."""
+    job = bench.submit(100, budget_usd=0.0003)
+    bench.worker()
+    with pytest.raises(BudgetExceeded):
+        job.result(60)
+    assert 0 < bench.sandbox.log.cost_usd <= 0.0003
+    done = int((job.frame()["status"] == "done").sum())
+    assert 0 < done < 100
+    assert job.cost_usd == pytest.approx(bench.sandbox.log.cost_usd, rel=1e-6)
+    check(bench.submit(100, budget_usd=0.1).result(60), 100)
+    assert len(bench.asked) == len(set(bench.asked)) == 100
