@@ -11,12 +11,14 @@ Names on the broker::
     deepseek_nb.answers.ID    the answers of one job, until its submitter has kept them
     deepseek_nb.put.ID        an exchange that nothing goes through: while it is there, the rows of that
                               handing over are wanted. Taking a job back deletes it.
+    deepseek_nb.since.ID      the same, but gone after a restart of the broker
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -135,6 +137,10 @@ def _library() -> Any:
             f"A RabbitMQ queue needs the package {missing.name}, which is not installed.",
             hint='Install it with: pip install "deepseek_nb[rabbitmq]"',
         ) from None
+    for name in ("aio_pika", "aiormq"):  # else a lost connection prints their tracebacks
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
     return aio_pika
 
 
@@ -255,20 +261,32 @@ class Broker:
         """The rows of that handing over are wanted."""
         with _lost():
             await self._channel.declare_exchange(f"{NAMES}.put.{put}", "fanout", durable=True)
+            await self._channel.declare_exchange(f"{NAMES}.since.{put}", "fanout", durable=False)
 
     async def unmark(self, put: str) -> None:
         """They are not any more: whoever takes one drops it."""
         with _lost():
             await self._channel.exchange_delete(f"{NAMES}.put.{put}")
+            await self._channel.exchange_delete(f"{NAMES}.since.{put}")
 
     async def marked(self, put: str) -> bool:
         """Whether the rows of that handing over are wanted. One round trip."""
+        return await self._exists(f"{NAMES}.put.{put}")
+
+    async def unbroken(self, put: str) -> bool:
+        """Whether the broker was up all the time since :meth:`mark`.
+
+        Else what was acknowledged in its last moments may be in its queues again.
+        """
+        return await self._exists(f"{NAMES}.since.{put}")
+
+    async def _exists(self, exchange: str) -> bool:
         library = _library()
         with _lost():
             if self._asking is None or self._asking.is_closed:
                 self._asking = await self._connection.channel(publisher_confirms=False)
             try:
-                await self._asking.get_exchange(f"{NAMES}.put.{put}", ensure=True)
+                await self._asking.get_exchange(exchange, ensure=True)
             except library.exceptions.ChannelNotFoundEntity:  # that channel is closed for it
                 self._asking = None
                 return False

@@ -17,12 +17,13 @@ from typing import Any
 
 from deepseek_nb.adapters.journal import Item, Journal
 from deepseek_nb.adapters.queued import Queued
-from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, Delivery, Inbox, shown_url
+from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, Delivery, Inbox, Parcel, shown_url
 from deepseek_nb.adapters.store import json_text
 from deepseek_nb.batch.given_up import DELIVERIES, given_up
 from deepseek_nb.batch.parcels import Result, Row
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import QueueRun, error_of
+from deepseek_nb.batch.run import DRAIN_S
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import BudgetExceeded, ConfigError, DeepSeekError
 from deepseek_nb.core.secret import Secret
@@ -34,6 +35,8 @@ AT_ONCE = 512
 PUT_AT_ONCE = 256
 LEASE_S = 60.0
 AGAIN_S = 1.0
+UNDER_WAY_S = 3.0
+"""After a restart of the broker: how long to wait for workers to come back with what they had under way."""
 
 
 class BrokerRun(QueueRun):
@@ -120,7 +123,10 @@ class BrokerRun(QueueRun):
         self._answers = await broker.declare_answers(there.answers)
         inbox = await broker.consume(self._answers, at_once=AT_ONCE)
         await self._stop_putting()
-        self._in = self._mine == there.put or there.owner != self.journal.owner
+        self._in = there.ready or self._mine == there.put or there.owner != self.journal.owner
+        if there.ready and not await broker.unbroken(there.put):  # rows that are done may be in it again
+            await self._take_back(broker, there)
+            await self._keep_all(broker, inbox, UNDER_WAY_S)
         while not self._left or self._putting is not None:
             if broker.lost.is_set():
                 raise BrokerLost("The connection to the RabbitMQ is lost.")
@@ -133,6 +139,7 @@ class BrokerRun(QueueRun):
                 await self._take_back(broker, there)
                 continue
             if wanted and not self._in:
+                await self._keep_all(broker, inbox)
                 self._in, self._mine = True, there.put
                 self._putting = asyncio.create_task(self._put(broker, rows, there))
             elif not wanted and self._in:
@@ -174,7 +181,7 @@ class BrokerRun(QueueRun):
             affordable = self._afford(chunk)
             self._todo.extendleft(reversed(chunk[len(affordable) :]))
             rows = [self._row_of(key, there.put, self._set_aside.get(key)) for key in affordable]
-            await broker.publish(queue, [row.parcel(self._priority, self._answers) for row in rows])
+            await broker.publish(queue, [self._parcel(row) for row in rows])
             if len(affordable) < len(chunk) or not self._todo:
                 if self._purse is None or self._ending is not None:
                     break
@@ -183,6 +190,10 @@ class BrokerRun(QueueRun):
         await asyncio.to_thread(self.journal.queued.mark_ready, self.job, there.put)
         self._mine = ""
         self.put.set()
+
+    def _parcel(self, row: Row) -> Parcel:
+        attempt = self._begun[row.key] + self._raised[row.key]
+        return row.parcel(self._priority, self._answers, attempt)
 
     def _afford(self, keys: Sequence[str]) -> Sequence[str]:
         """Set aside what these rows may cost; gives the first of them, as far as the budget goes."""
@@ -218,12 +229,13 @@ class BrokerRun(QueueRun):
     async def _take_back(self, broker: Broker, there: Queued) -> None:
         """Rows of that handing over are not wanted any more; answers of those under way still come."""
         await self._stop_putting()
-        self._in, self._mine = False, ""
+        self._mine = ""
         for key in self._set_aside:  # those of them that are asked all the same are booked when they come
             if self._purse is not None:
                 self._purse.release(key)
         self._set_aside.clear()
-        await asyncio.to_thread(self.journal.queued.put_again, self.job, there.put, _new_name())
+        mine = await asyncio.to_thread(self.journal.queued.put_again, self.job, there.put, _new_name())
+        self._in = not mine  # somebody else was quicker, and puts them in
         await broker.unmark(there.put)
 
     async def _finish(self, broker: Broker, there: Queued) -> None:
@@ -257,6 +269,23 @@ class BrokerRun(QueueRun):
             self._ending = 0.0  # nobody has any of them under way
 
     # -- what comes back
+
+    async def _keep_all(self, broker: Broker, inbox: Inbox, quiet_s: float = 0.0) -> None:
+        """Write down all answers that are there: rows that have one are not put in anew.
+
+        Goes on until none came for ``quiet_s`` seconds, but not for longer than ``DRAIN_S`` beyond that.
+        """
+        began_s = came_s = time.monotonic()
+        while True:
+            if inbox:
+                came_s = time.monotonic()
+            await self._keep(broker, inbox)
+            left, _ = await broker.standing(self._answers)
+            now_s = time.monotonic()
+            quiet = now_s - came_s >= quiet_s or now_s - began_s > quiet_s + DRAIN_S
+            if not left and not inbox and quiet:
+                return
+            await asyncio.sleep(0.02)
 
     async def _keep(self, broker: Broker, inbox: Inbox) -> None:
         """Write into the ledger what has come, and only then have the broker forget it."""

@@ -75,6 +75,17 @@ class _Put:
     """When it was last known to be wanted."""
 
 
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A row that is being asked, or was."""
+
+    task: asyncio.Task[Result | None]
+    answers: str
+    """The queue that its result goes to."""
+    sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sent: bool = False
+
+
 class BrokerWorker:
     """Works off the rows for ``client``'s server on the RabbitMQ at ``url``: ``run()``, in the main thread.
 
@@ -96,7 +107,7 @@ class BrokerWorker:
         self._queue = ""
         self._fatal: DeepSeekError | None = None
         self._puts: OrderedDict[str, _Put] = OrderedDict()
-        self._asked: dict[str, asyncio.Task[Result | None]] = {}
+        self._asked: dict[str, _Asked] = {}
         self._checking = asyncio.Lock()
         self._at_the_server: dict[str, bool] = {}
         self._told_s = time.monotonic()
@@ -141,22 +152,23 @@ class BrokerWorker:
                         return
                 except BrokerLost as why:
                     if not lost:
-                        self._tell(f"{why} Tried again until it is there; what is at the server goes on.")
+                        self._tell(f"{why} Tried again until it is there; rows at the server go on.")
                     lost = True
                 if await _set_within(self._ending, AGAIN_S):
                     return
         finally:
-            for task in self._asked.values():
-                task.cancel()
-            await asyncio.gather(*self._asked.values(), return_exceptions=True)
+            for asked in self._asked.values():
+                asked.task.cancel()
+            await asyncio.gather(*(each.task for each in self._asked.values()), return_exceptions=True)
 
     async def _serve(self, broker: Broker) -> None:
         """Take rows until there are no more, or the worker ends. Raises BrokerLost."""
         self._queue = await broker.declare_rows(self.client.settings.route_name)
         if len(self._asked) > KEPT_RESULTS:  # rows that went to other workers with the last connection
-            self._asked = {name: task for name, task in self._asked.items() if not task.done()}
+            self._asked = {name: each for name, each in self._asked.items() if not each.sent}
         inbox = await broker.consume(self._queue, at_once=self.client.settings.concurrency_max)
-        under_way: dict[asyncio.Task[None], Delivery] = {}
+        # what was under way when the last connection broke
+        under_way = {asyncio.create_task(self._send_late(broker, each)) for each in self._asked.values()}
         try:
             while not self._ending.is_set():
                 if broker.lost.is_set():
@@ -164,7 +176,7 @@ class BrokerWorker:
                 inbox.arrived.clear()
                 while inbox:
                     delivery = inbox.popleft()
-                    under_way[asyncio.create_task(self._one(broker, delivery))] = delivery
+                    under_way.add(asyncio.create_task(self._one(broker, delivery)))
                 if self._drain and not under_way and not (await broker.standing(self._queue))[0]:
                     if not inbox:
                         return
@@ -179,7 +191,7 @@ class BrokerWorker:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _until_something(
-        self, broker: Broker, inbox: Inbox, under_way: dict[asyncio.Task[None], Delivery]
+        self, broker: Broker, inbox: Inbox, under_way: set[asyncio.Task[None]]
     ) -> None:
         """Until a row comes or ends, or the broker or the worker does."""
         events = (inbox.arrived, self._ending, broker.lost)
@@ -191,27 +203,24 @@ class BrokerWorker:
             for task in others:
                 task.cancel()
 
-    def _reap(self, under_way: dict[asyncio.Task[None], Delivery]) -> None:
+    def _reap(self, under_way: set[asyncio.Task[None]]) -> None:
         for task in [task for task in under_way if task.done()]:
-            del under_way[task]
+            under_way.discard(task)
             if not task.cancelled():
                 task.result()  # BrokerLost, or a bug
         if self._fatal is not None:
             self._ending.set()
 
-    async def _give_back(
-        self, broker: Broker, inbox: Inbox, under_way: dict[asyncio.Task[None], Delivery]
-    ) -> None:
+    async def _give_back(self, broker: Broker, inbox: Inbox, under_way: set[asyncio.Task[None]]) -> None:
         """Let what is at the server finish for a while; the rest goes back as not begun."""
         await broker.stop_consuming()
-        for name, task in self._asked.items():
+        for name, asked in self._asked.items():
             if not self._at_the_server.get(name):
-                task.cancel()
+                asked.task.cancel()
         if under_way:
             await asyncio.wait(under_way, timeout=DRAIN_S)
-        late = [name for name, task in self._asked.items() if not task.done()]
-        for name in late:
-            self._asked[name].cancel()
+        for asked in self._asked.values():
+            asked.task.cancel()
         if under_way:
             await asyncio.wait(under_way, timeout=DRAIN_S)
         for delivery in list(inbox):
@@ -234,11 +243,11 @@ class BrokerWorker:
         if delivery.again and delivery.id not in self._asked:
             begun = int(delivery.headers.get("tries", 0)) + 1
             if row.limit_usd is not None:  # its submitter has to set money aside for it anew
-                await self._answer(broker, delivery, Result(row.key, row.put, lost={"begun": begun}))
+                await self._answer(broker, delivery.answers, Result(row.key, row.put, lost={"begun": begun}))
                 await broker.ack(delivery)
             elif begun >= self._deliveries:
                 error = given_up(begun)
-                await self._answer(broker, delivery, Result(row.key, row.put, error=error))
+                await self._answer(broker, delivery.answers, Result(row.key, row.put, error=error))
                 await self._bury(broker, delivery, error["message"])
             else:
                 await broker.give_back(self._queue, delivery, tries=begun)
@@ -246,19 +255,20 @@ class BrokerWorker:
         try:
             put = self._put(row, delivery.priority)
         except DeepSeekError as error:  # what this worker's client cannot ask
-            await self._answer(broker, delivery, Result(row.key, row.put, stop=error_record(error)))
+            await self._answer(broker, delivery.answers, Result(row.key, row.put, stop=error_record(error)))
             await broker.ack(delivery)
             return
-        if not await self._wanted(broker, row.put, put):
+        if delivery.id not in self._asked and not await self._wanted(broker, row.put, put):
             await broker.ack(delivery)
             return
-        asking = self._asked.get(delivery.id)
-        if asking is None:
-            asking = self._asked[delivery.id] = asyncio.create_task(self._ask(row, put, delivery))
+        asked = self._asked.get(delivery.id)
+        if asked is None:
+            task = asyncio.create_task(self._ask(row, put, delivery))
+            asked = self._asked[delivery.id] = _Asked(task, delivery.answers)
         try:
-            result = await asyncio.shield(asking)
+            await self._send(broker, asked)
         except asyncio.CancelledError:
-            if asking.cancelled() and not _cancelling():
+            if asked.task.cancelled() and not _cancelling():
                 await broker.give_back(self._queue, delivery)
                 self._asked.pop(delivery.id, None)
                 return
@@ -269,18 +279,34 @@ class BrokerWorker:
             if isinstance(error, (*EVERYBODYS, BudgetExceeded)):
                 self._fatal = self._fatal or error
             return
-        if result is not None:
-            await self._answer(broker, delivery, result)
         await broker.ack(delivery)
         self._asked.pop(delivery.id, None)
-        self.done += result is not None and result.stop is None
 
-    async def _answer(self, broker: Broker, delivery: Delivery, result: Result) -> None:
+    async def _send(self, broker: Broker, asked: _Asked) -> None:
+        """Wait for the result and send it back, once."""
+        result = await asyncio.shield(asked.task)
+        async with asked.sending:
+            if not asked.sent and result is not None:
+                await self._answer(broker, asked.answers, result)
+                self.done += result.stop is None
+            asked.sent = True
+
+    async def _send_late(self, broker: Broker, asked: _Asked) -> None:
+        """As :meth:`_send`; what became of a row that failed is seen when it comes again."""
+        try:
+            await self._send(broker, asked)
+        except DeepSeekError:
+            return
+        except asyncio.CancelledError:
+            if _cancelling():
+                raise
+
+    async def _answer(self, broker: Broker, answers: str, result: Result) -> None:
         """Send the result back; where nobody waits for it any more, it stays in this worker's store."""
         try:
-            await broker.publish(delivery.answers, [result.parcel()])
+            await broker.publish(answers, [result.parcel()])
         except LookupError:
-            self._tell(f"nobody waits any more for the answer to {delivery.id}")
+            self._tell(f"nobody waits any more for the answer to {result.key}")
 
     async def _bury(self, broker: Broker, delivery: Delivery, reason: str) -> None:
         """Put it to the dead letters, with the reason."""
@@ -343,7 +369,7 @@ class BrokerWorker:
             elif event.kind in ("waiting", "fallback"):
                 self._at_the_server[delivery.id] = False
                 if self._ending.is_set():
-                    self._asked[delivery.id].cancel()
+                    self._asked[delivery.id].task.cancel()
 
         try:
             errand = put.asking(row.body, hear)

@@ -40,8 +40,8 @@ class Row:
     limit_usd: float | None = None
     """What it may cost; None where the job has no budget."""
 
-    def parcel(self, priority: int, answers: str, tries: int = 0) -> Parcel:
-        """As a message."""
+    def parcel(self, priority: int, answers: str, attempt: int = 0) -> Parcel:
+        """As a message; ``attempt`` tells it from the same row that went out before."""
         told = {
             "v": FORMAT,
             "job": self.job,
@@ -53,7 +53,7 @@ class Row:
             "sent_as": self.sent_as,
             "limit_usd": self.limit_usd,
         }
-        return Parcel(_bytes(told), f"{self.put}.{self.key}", priority, answers, {"tries": tries})
+        return Parcel(_bytes(told), f"{self.put}.{attempt}.{self.key}", priority, answers, {"tries": 0})
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Row:
