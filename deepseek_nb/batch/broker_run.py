@@ -147,11 +147,13 @@ class BrokerRun(QueueRun):
             if self._ending is None:
                 self.note_pause(queued=self._wanted)
             await self._keep(broker, inbox)
-            await self.look()
-            if not self.pending or self.drained:
+            ended = not self.pending or self.drained
+            if ended or self.look_is_due:
+                await self.look()
+                await self._say_why_it_waits(broker, rows)
+            if ended:
                 await self._finish(broker, there)
                 return
-            await self._say_why_it_waits(broker, rows)
             await self._rest(inbox)
 
     def _enter(self) -> Queued:

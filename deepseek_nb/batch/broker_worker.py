@@ -109,6 +109,7 @@ class BrokerWorker:
         self._puts: OrderedDict[str, _Put] = OrderedDict()
         self._asked: dict[str, _Asked] = {}
         self._checking = asyncio.Lock()
+        self._refused: set[str] = set()
         self._at_the_server: dict[str, bool] = {}
         self._told_s = time.monotonic()
 
@@ -255,7 +256,10 @@ class BrokerWorker:
         try:
             put = self._put(row, delivery.priority)
         except DeepSeekError as error:  # what this worker's client cannot ask
-            await self._answer(broker, delivery.answers, Result(row.key, row.put, stop=error_record(error)))
+            if row.put not in self._refused:  # told once
+                self._refused.add(row.put)
+                stop = Result(row.key, row.put, stop=error_record(error))
+                await self._answer(broker, delivery.answers, stop)
             await broker.ack(delivery)
             return
         if delivery.id not in self._asked and not await self._wanted(broker, row.put, put):

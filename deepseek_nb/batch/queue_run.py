@@ -128,6 +128,11 @@ class QueueRun:
         except TimeoutError:
             pass
 
+    @property
+    def look_is_due(self) -> bool:
+        """Whether it was long enough ago that the ledger was looked into."""
+        return time.monotonic() - self._looked_s >= self._look_after_s
+
     async def look(self) -> None:
         """Bring the figures up to what the ledger says."""
         began = time.monotonic()

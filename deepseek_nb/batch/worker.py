@@ -98,6 +98,7 @@ class LedgerWorker:
                 continue
             self._resting.pop(entry.job, None)
             self._jobs[entry.job] = job
+            self._order(entries)
             figures = job.progress
             self.tell(f"{entry.job}: {figures.pending:,} of {figures.total:,} rows to do{worn}")
 

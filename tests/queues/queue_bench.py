@@ -42,10 +42,12 @@ class Bench:
         given = {"client": self.client, "queue": self.queue, "max_tokens": 30} | options
         return submit(frame_of(rows, first), given.pop("template", TEMPLATE), job=job, **given)
 
-    def worker(self, *words: str, concurrency: int = 4, key: str | None = None) -> Worker:
+    def worker(
+        self, *words: str, concurrency: int = 4, key: str | None = None, base_url: str | None = None
+    ) -> Worker:
         folder = "submitter" if self.kind == "ledger" else f"worker-{len(self.workers)}"
         environment = {
-            "DEEPSEEK_NB_BASE_URL": self.sandbox.base_url,
+            "DEEPSEEK_NB_BASE_URL": base_url or self.sandbox.base_url,
             "DEEPSEEK_API_KEY": key or self.sandbox.api_key,
             "DEEPSEEK_NB_DATA_DIR": str(self.folder / folder),
             "DEEPSEEK_AMQP_URL": self.queue if self.kind == "rabbitmq" else "",

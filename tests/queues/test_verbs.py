@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pandas as pd
+import pydantic
 import pytest
 from queue_bench import check, until
 
+from deepseek_nb.adapters.database import Database
+from deepseek_nb.adapters.journal import SCHEMA, Journal
+from deepseek_nb.adapters.queued import LEDGER, QUEUED_TABLE
+from deepseek_nb.batch.apply import apply
 from deepseek_nb.batch.call import user_of
+from deepseek_nb.batch.submit import submit
+from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import BudgetExceeded, ModelUnknown
-from deepseek_nb.sandbox import FaultScript
+from deepseek_nb.sandbox import FaultScript, Sandbox
 
 
 def test_workers_do_what_is_put_in_the_queue(bench):
@@ -150,3 +160,53 @@ def test_a_budget_is_kept_by_workers(bench):
     assert job.cost_usd == pytest.approx(bench.sandbox.log.cost_usd, rel=1e-6)
     check(bench.submit(100, budget_usd=0.1).result(60), 100)
     assert len(bench.asked) == len(set(bench.asked)) == 100
+
+
+class Ticket(pydantic.BaseModel):
+    """What is asked about a row."""
+
+    label: Literal["card", "transfer", "cash"]
+    urgency: int = pydantic.Field(ge=1, le=5)
+
+
+def test_the_frame_is_that_of_a_job_that_is_asked_here(bench):
+    """A schema, repeated rows and a filled prefix: same index, columns and answers."""
+    texts = [f"My {('card', 'transfer', 'cash')[n % 3]} number {n} is lost" for n in range(40)]
+    frame = pd.DataFrame({"text": texts + texts[:5]}, index=[f"t{n}" for n in range(45)])
+    asked = {"template": "What is this ticket about? {{text}}", "schema": Ticket, "job": "t"}
+    job = submit(frame, client=bench.client, queue=bench.queue, **asked)
+    bench.worker("--drain").end()
+    out = job.result(30)
+    assert len(bench.asked) == 40
+    with Client(
+        base_url=bench.sandbox.base_url, api_key=bench.sandbox.api_key, data_dir=bench.folder / "here"
+    ) as client:
+        here = apply(frame, client=client, progress=False, **asked)
+    assert list(out.columns) == list(here.columns)
+    same = ["label", "urgency", "status", "error"]
+    pd.testing.assert_frame_equal(out[same], here[same])
+    assert out["cost_usd"].sum() == pytest.approx(job.cost_usd, rel=1e-6)
+
+
+def test_a_worker_for_another_server_leaves_the_job_alone(bench):
+    """On the ledger it says so; on a RabbitMQ it never gets the rows."""
+    job = bench.submit(8)
+    with Sandbox(balance_usd=None) as other:
+        said = bench.worker("--drain", base_url=other.base_url).end(code=bench.kind == "ledger")
+        assert not len(other.log)
+    assert ("left alone for now. JobMismatch" in said) == (bench.kind == "ledger")
+    bench.worker("--drain").end()
+    check(job.result(30), 8)
+
+
+def test_a_ledger_of_the_version_before_is_upgraded(tmp_path):
+    """Jobs of an older release may be put in the queue, too."""
+    before = Database(tmp_path / "jobs.db", [text for text in SCHEMA if text != QUEUED_TABLE], 2)
+    before.write(lambda connection: None)
+    before.close()
+    with Journal(tmp_path / "jobs.db") as journal:
+        journal.open_job("old", "digest", {}, [("key", "body", 2)])
+        assert journal.queued.put("old", LEDGER, priority=2, options={}).ready
+        assert [each.job for each in journal.queued.all(LEDGER)] == ["old"]
+        journal.delete("old")
+        assert not journal.queued.all(LEDGER)
