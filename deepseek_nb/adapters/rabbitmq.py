@@ -178,6 +178,7 @@ class Broker:
         self._connection = connection
         self._channel = channel
         self._asking: AbstractChannel | None = None
+        self._one_at_a_time = asyncio.Lock()
         self.lost = asyncio.Event()
         """Set when the connection is gone."""
         for closed in (connection.close_callbacks, channel.close_callbacks):
@@ -282,15 +283,16 @@ class Broker:
 
     async def _exists(self, exchange: str) -> bool:
         library = _library()
-        with _lost():
-            if self._asking is None or self._asking.is_closed:
-                self._asking = await self._connection.channel(publisher_confirms=False)
-            try:
-                await self._asking.get_exchange(exchange, ensure=True)
-            except library.exceptions.ChannelNotFoundEntity:  # that channel is closed for it
-                self._asking = None
-                return False
-            return True
+        async with self._one_at_a_time:
+            with _lost():
+                if self._asking is None or self._asking.is_closed:
+                    self._asking = await self._connection.channel(publisher_confirms=False)
+                try:
+                    await self._asking.get_exchange(exchange, ensure=True)
+                except library.exceptions.ChannelNotFoundEntity:  # that channel is closed for it
+                    self._asking = None
+                    return False
+                return True
 
     # -- out
 

@@ -49,6 +49,8 @@ AGAIN_S = 1.0
 """How long to wait before a lost broker is tried again."""
 MARK_S = 1.0
 """How long it is believed that a job is still wanted."""
+ABSENT_S = 15.0
+"""A submitter that looks on has come back by then, after a restart of the broker."""
 LOOK_S = 0.2
 PURSE = "budget of the row"
 TELL_S = 30.0
@@ -73,6 +75,9 @@ class _Put:
     """Taken back, or stopped: its rows are dropped."""
     seen_s: float = float("-inf")
     """When it was last known to be wanted."""
+    sure: bool = False
+    """A restart of the broker has no rows in it again that are done, or nobody who would know."""
+    checking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(eq=False, slots=True)
@@ -108,7 +113,6 @@ class BrokerWorker:
         self._fatal: DeepSeekError | None = None
         self._puts: OrderedDict[str, _Put] = OrderedDict()
         self._asked: dict[str, _Asked] = {}
-        self._checking = asyncio.Lock()
         self._refused: set[str] = set()
         self._at_the_server: dict[str, bool] = {}
         self._told_s = time.monotonic()
@@ -168,6 +172,8 @@ class BrokerWorker:
         if len(self._asked) > KEPT_RESULTS:  # rows that went to other workers with the last connection
             self._asked = {name: each for name, each in self._asked.items() if not each.sent}
         inbox = await broker.consume(self._queue, at_once=self.client.settings.concurrency_max)
+        for put in self._puts.values():
+            put.sure, put.seen_s = False, float("-inf")
         # what was under way when the last connection broke
         under_way = {asyncio.create_task(self._send_late(broker, each)) for each in self._asked.values()}
         try:
@@ -265,6 +271,9 @@ class BrokerWorker:
         if delivery.id not in self._asked and not await self._wanted(broker, row.put, put):
             await broker.ack(delivery)
             return
+        if delivery.id not in self._asked and self._ending.is_set():
+            await broker.give_back(self._queue, delivery)
+            return
         asked = self._asked.get(delivery.id)
         if asked is None:
             task = asyncio.create_task(self._ask(row, put, delivery))
@@ -321,11 +330,28 @@ class BrokerWorker:
         self._tell(f"gave up {delivery.id or 'a message'}: {reason}")
 
     async def _wanted(self, broker: Broker, name: str, put: _Put) -> bool:
-        async with self._checking:
+        """Whether rows of that handing over are to be asked."""
+        async with put.checking:
             if not put.gone and time.monotonic() - put.seen_s > MARK_S:
                 put.gone = not await broker.marked(name)
+                if not put.gone and not put.sure and not await broker.unbroken(name):
+                    put.gone = await self._is_taken_back(broker, name)
+                    put.sure = not self._ending.is_set()
                 put.seen_s = time.monotonic()
         return not put.gone
+
+    async def _is_taken_back(self, broker: Broker, name: str) -> bool:
+        """Whether the submitter puts its rows in anew, now that the broker was restarted.
+
+        Rows that are done may be in the queue again, and the submitter knows which. Where nobody does it
+        for a while, nobody looks on: then the rows are asked.
+        """
+        end_s = time.monotonic() + ABSENT_S
+        while time.monotonic() < end_s and not self._ending.is_set():
+            if not await broker.marked(name):
+                return True
+            await asyncio.sleep(LOOK_S)
+        return False
 
     def _put(self, row: Row, priority: int) -> _Put:
         """How rows of that handing over are asked. Raises ConfigError and the like where they cannot be."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from workers import _processes
 
 from deepseek_nb.batch.job import Job
 from deepseek_nb.batch.submit import submit
+from deepseek_nb.cli import main
 from deepseek_nb.client.sync import Client
 from deepseek_nb.sandbox import Sandbox
 
@@ -69,36 +70,45 @@ class Bench:
 
 
 class Worker:
-    """``deepseek-nb worker``, as a person starts it."""
+    """``deepseek-nb worker`` in a process of its own, forked from one that has imported everything."""
 
     def __init__(self, words: list[str], environment: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "deepseek_nb.cli", "worker", *words],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        handle, name = tempfile.mkstemp(prefix="worker-", suffix=".txt")
+        os.close(handle)
+        self._said = Path(name)
+        self._process = _processes().Process(target=_work, args=(words, environment, name), daemon=True)
+        self._process.start()
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.join()
 
     def terminate(self) -> str:
         """SIGTERM, and what it said."""
-        self._process.send_signal(signal.SIGTERM)
+        self._process.terminate()
         return self.end()
 
     def end(self, code: int = 0) -> str:
         """Wait for its end; what it said."""
-        out, said = self._process.communicate(timeout=60)
+        self._process.join(60)
+        said = self._said.read_text(encoding="utf-8")
         assert "Traceback" not in said, said
-        assert self._process.returncode == code, said
-        return out + said
+        assert self._process.exitcode == code, said
+        return said
 
     def close(self) -> None:
-        if self._process.poll() is None:
+        if self._process.is_alive():
             self.kill()
+        self._process.close()
+        self._said.unlink()
+
+
+def _work(words: list[str], environment: dict[str, str], said: str) -> None:
+    os.environ.update(environment)
+    handle = os.open(said, os.O_WRONLY | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.exit(main(["worker", *words]))
 
 
 def frame_of(rows: int, first: int = 0) -> pd.DataFrame:

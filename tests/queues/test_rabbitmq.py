@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from queue_bench import TEMPLATE, check, frame_of, until
@@ -45,7 +44,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def submit_and_die(far, rows: int, *, half: bool) -> None:
     """A submitter that is killed once its rows are put in, or when half of them are."""
     script = SUBMIT.format(
-        path=[str(Path(__file__).parent)],
+        path=[path for path in sys.path if path],
         base_url=far.sandbox.base_url,
         folder=str(far.folder / "submitter"),
         rows=rows,

@@ -148,8 +148,9 @@ def test_an_unknown_model_stops_the_job_and_not_the_worker(bench):
         bad.result(30)
 
 
-def test_a_budget_is_kept_by_workers(bench):
+def test_a_budget_is_kept_by_workers(bench, monkeypatch):
     """Not passed, by the server's own count; the same call with more money does the rest."""
+    monkeypatch.setattr("deepseek_nb.batch.queue_run.DRAIN_S", 2.0)
     job = bench.submit(100, budget_usd=0.0003)
     bench.worker()
     with pytest.raises(BudgetExceeded):
