@@ -26,6 +26,7 @@ class RabbitMQ:
         self.port, self._distribution, self._names = free_port(), free_port(), free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._name_server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; returns when it takes connections."""
@@ -47,6 +48,9 @@ class RabbitMQ:
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": self._names,
         }
+        names = shutil.which("epmd")
+        if names is not None and self._name_server is None:  # else Erlang starts one, and it stays
+            self._name_server = subprocess.Popen([names, "-address", "127.0.0.1", "-port", str(self._names)])
         others = {name: value for name, value in os.environ.items() if not name.startswith("RABBITMQ_")}
         said = self.folder / "said"
         with said.open("ab") as out:
@@ -76,16 +80,11 @@ class RabbitMQ:
             self._process = None
 
     def close(self) -> None:
-        """End it, and the name server that it started."""
+        """End it, and its name server."""
         self.kill()
-        names = shutil.which("epmd")
-        if names is not None:
-            subprocess.run(
-                [names, "-port", str(self._names), "-kill"],
-                env=os.environ | {"ERL_EPMD_ADDRESS": "127.0.0.1"},
-                capture_output=True,
-                check=False,
-            )
+        if self._name_server is not None:
+            self._name_server.terminate()
+            self._name_server.wait()
 
 
 def free_port() -> int:
