@@ -1,4 +1,4 @@
-"""The shell face: ``deepseek-nb demo | sandbox | gateway | models | balance | jobs | cache``."""
+"""The shell face: ``deepseek-nb demo | sandbox | gateway | worker | models | balance | jobs | cache``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from deepseek_nb import __version__
 from deepseek_nb.cli_common import add_data_dir, add_server, data_dir, given, room
 from deepseek_nb.cli_gateway import add_gateway
 from deepseek_nb.cli_jobs import add_jobs, by_name
+from deepseek_nb.cli_worker import add_worker
 from deepseek_nb.core.errors import ConfigError, DeepSeekError
 
 __all__ = ["main"]
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_sandbox(commands)
     add_gateway(commands)
+    add_worker(commands)
     for name, run, told in (
         ("models", _models, "list the models the server offers"),
         ("balance", _balance, "show the account's balance"),

@@ -25,6 +25,7 @@ from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.database import Database, StoreDamaged
 from deepseek_nb.adapters.group_commit import GroupCommit
 from deepseek_nb.adapters.owners import owner_may_live, owner_name, retire_owner
+from deepseek_nb.adapters.queued import QUEUED_TABLE, QueuedJobs
 from deepseek_nb.core.accounts import Drawn
 from deepseek_nb.core.errors import ConfigError, JobMismatch, StoreFailed
 
@@ -45,7 +46,7 @@ __all__ = [
 JOURNAL_FILE = "jobs.db"
 """The file's name where only a directory is given."""
 
-VERSION = 2
+VERSION = 3
 """Of the tables below; raised with an upgrade step when they change."""
 
 _ALLOWANCES = (
@@ -65,9 +66,10 @@ SCHEMA = (
     "CREATE INDEX ready ON items (job, state, priority DESC, due, position)",
     "CREATE INDEX in_order ON items (job, position)",
     _ALLOWANCES,
+    QUEUED_TABLE,
 )
 
-UPGRADES = {1: (_ALLOWANCES,)}
+UPGRADES = {1: (_ALLOWANCES,), 2: (QUEUED_TABLE,)}
 """From each older version to the next."""
 
 PAGE_ITEMS = 1000
@@ -172,6 +174,8 @@ class Journal:
         self._mark = uuid.uuid4().hex[:12]
         self._own_name = (owner_name(self._mark), os.getpid())
         self._database = Database(self.path, SCHEMA, VERSION, upgrades=UPGRADES, ballast_bytes=ballast_bytes)
+        self.queued = QueuedJobs(self._database, lambda: self.owner, now)
+        """The jobs that were handed to a queue."""
         self._acks: GroupCommit[_Ack, bool] = GroupCommit(self._ack_group, name="journal acks")
         self._fails: GroupCommit[tuple[Item, str], bool] = GroupCommit(self._fail_group, name="journal fails")
 
@@ -337,6 +341,7 @@ class Journal:
             number = _number(connection, job)
             connection.execute("DELETE FROM items WHERE job=?", (number,))
             connection.execute("DELETE FROM allowances WHERE job=?", (number,))
+            connection.execute("DELETE FROM queued WHERE job=?", (job,))
             connection.execute("DELETE FROM jobs WHERE id=?", (number,))
             return True
 
@@ -462,6 +467,22 @@ class Journal:
         long as nobody else took it.
         """
         return self._database.write(lambda c: self._end_leases(c, _number(c, job)))
+
+    def give_up(self, job: str, tries: int, error_json: str) -> int:
+        """Mark as failed what is queued and was begun ``tries`` times without an end; how many rows."""
+
+        def fail(connection: sqlite3.Connection) -> int:
+            worn = connection.execute(
+                "SELECT id, key FROM items WHERE job=? AND state='q' AND tries>=?",
+                (_number(connection, job), tries),
+            ).fetchall()
+            connection.executemany(
+                "UPDATE items SET state='f', error=?, result_sum=?, lease=NULL WHERE id=?",
+                [(error_json, _sum(key, "f", None, error_json), number) for number, key in worn],
+            )
+            return len(worn)
+
+        return self._database.write(fail)
 
     def retry_failed(self, job: str) -> int:
         """Queue every failed row again, its tries counted from zero; how many."""

@@ -8,10 +8,15 @@ import uuid
 from functools import cache
 from pathlib import Path
 
-__all__ = ["owner_may_live", "owner_name", "retire_owner"]
+__all__ = ["boot_name", "owner_may_live", "owner_name", "retire_owner"]
 
 _retired: set[str] = set()
 """Names given in this process whose bearers ended before the process did."""
+
+
+def boot_name() -> str:
+    """Names this machine since it was started; "-" where that cannot be told."""
+    return _boot()
 
 
 def owner_name(mark: str | None = None) -> str:

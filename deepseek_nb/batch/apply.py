@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, JobIncomplete
+from deepseek_nb.batch.place import backend_of
 from deepseek_nb.batch.plan import Plan, call_of
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import DRAIN_S
@@ -57,6 +58,7 @@ def apply(
     rows_per_request: int = 1,
     when: When | None = None,
     progress: bool = True,
+    backend: Literal["dask"] | None = None,
     client: Client | None = None,
 ) -> Frame:
     """Ask about every row of ``frame`` and give a frame of answers on the same index.
@@ -101,6 +103,9 @@ def apply(
     which must be in its documented subset), or "responses" (the address /responses, which takes a schema;
     how strictly it keeps to it is not known). Checks, repairs and promises are the same.
 
+    ``backend="dask"`` shards the rows over the cluster of the current Dask client (extra ``dask``); the key
+    has to be in its workers' environment. docs/several_machines.md tells what they share.
+
     Costs one request for each distinct row (or for ``rows_per_request`` of them), repairs (at most two a
     row) apart; the first goes alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never
     passed: the job
@@ -116,8 +121,8 @@ def apply(
     >>> df.deepseek.apply("Rate the risk of {{purpose}}", schema=Risk, job="risk")   # doctest: +SKIP
     """
     given = locals()  # all arguments, by name
-    show = given.pop("progress")
-    running = begin(call_of(given), alone=False)
+    show, place = given.pop("progress"), backend_of(given.pop("backend"))
+    running = begin(call_of(given), alone=False, place=place)
     interrupted = watch(running, show=show)
     if not interrupted or running.error is not None:
         return cast("Frame", running.result())

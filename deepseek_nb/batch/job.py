@@ -21,6 +21,7 @@ from deepseek_nb.batch.figures import markdown_of, text_of
 from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.job_plot import JobPlot
 from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.queue_run import QueueRun
 from deepseek_nb.batch.run import DRAIN_S, JobRun
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
@@ -61,7 +62,7 @@ class Prepared:
     name: str
     client: Client
     journal: Journal
-    run: JobRun
+    run: JobRun | QueueRun
     budget: Budget
     pending: bool
     """Whether anything is left to ask."""
@@ -196,6 +197,16 @@ class Job:
         kept = None if self._prepared.pending else _latencies(self._final())
         return JobPlot(self.name, self.status, self.progress, self.error, latency=kept, theme=theme)
 
+    def wait_until_put(self) -> None:
+        """Wait until the rows are in the queue, if they go into one: then they need this process no more.
+
+        An interrupt ends the waiting, not the job.
+        """
+        run = self._prepared.run
+        if isinstance(run, QueueRun):
+            while not self._ended.is_set() and not run.put.wait(LOOK_S):
+                pass
+
     def _pandas(self) -> pd.DataFrame:
         return self._final() if self._ended.is_set() else self._build()
 
@@ -226,15 +237,29 @@ class Job:
         Returns at once. All that is done is kept, and the same call goes on with the rest. Called again
         with a shorter ``drain_s`` it hangs up sooner; what is cut off may be charged.
         """
+        self._end(self._prepared.run.stop, drain_s)
+
+    def leave(self, *, drain_s: float = DRAIN_S) -> None:
+        """Stop looking at it: a job in a queue (``queue=``) goes on there, any other is cancelled.
+
+        Returns at once. The same call looks on again.
+        """
+        self._end(self._prepared.run.leave, drain_s)
+
+    def _end(self, end: Callable[[], None], drain_s: float) -> None:
         with self._guard:
             if self._ended.is_set():
                 return
             self._cancelled = True
-            background.call_soon(self._stop, drain_s)
+            background.call_soon(self._stop, end, drain_s)
 
-    def _stop(self, drain_s: float) -> None:
+    def _stop(self, end: Callable[[], None], drain_s: float) -> None:
         """In the background loop."""
-        self._prepared.run.stop()
+        end()
+        run = self._prepared.run
+        if isinstance(run, QueueRun) and end == run.stop:
+            run.hurry(drain_s)  # it takes its rows back first
+            return
         if self._work is not None and drain_s < DRAIN_S:
             asyncio.get_running_loop().call_later(drain_s, self._work.cancel)
 
@@ -474,7 +499,7 @@ def _stop_jobs() -> None:
     """Cancel what runs. What is on the disk stays there: the same call goes on in the next process."""
     jobs = live_jobs()
     for job in jobs:
-        job.cancel(drain_s=EXIT_DRAIN_S)
+        job.leave(drain_s=EXIT_DRAIN_S)
     end_s = time.monotonic() + EXIT_S
     for job in jobs:
         job.wait(max(0.0, end_s - time.monotonic()))

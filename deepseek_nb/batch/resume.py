@@ -15,23 +15,22 @@ from typing import Any
 import pandas as pd
 
 from deepseek_nb.adapters.journal import JobRow, Journal
+from deepseek_nb.adapters.settings import parse_duration_s
 from deepseek_nb.batch.apply import watch
 from deepseek_nb.batch.call import user_of
-from deepseek_nb.batch.form import INLINE, form_of
 from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
 from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared
-from deepseek_nb.batch.numbered import NumberedSchema
+from deepseek_nb.batch.kept_spec import spec_of
 from deepseek_nb.batch.progress import Progress
+from deepseek_nb.batch.queue_run import refuse_elsewhere
 from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
 from deepseek_nb.batch.rows import Rows, kept_rows
-from deepseek_nb.batch.spec import JobSpec
 from deepseek_nb.client.schema_columns import Column
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError, JobMismatch
-from deepseek_nb.core.template import Template
 
 __all__ = ["job_frame", "resume", "work_off"]
 
@@ -44,6 +43,9 @@ def resume(
     patience: float | str | None = None,
     when: When | None = None,
     retry_failed: bool = False,
+    ttl: str | float | None = None,
+    cache: bool | None = None,
+    fallback: Any = None,
 ) -> Job:
     """Go on with the job of that name; gives a handle at once. Its frame is that of :func:`job_frame`.
 
@@ -56,7 +58,8 @@ def resume(
     with ExitStack() as undo:
         journal = undo.enter_context(Journal(settings.data_dir / "jobs.db"))
         there = _job(journal, name)
-        spec = _spec(there)
+        refuse_elsewhere(journal, name, None)
+        spec = spec_of(there.meta)
         if spec.digest(client.aio) != there.digest:
             raise _other(there, spec.meta(client.aio))
         hours = hours_of(client, when, spec.model)
@@ -66,7 +69,10 @@ def resume(
             client.aio,
             user_id=user_of(name),
             priority=min((each.priority for each in prompts), default=2),
+            ttl_s=None if ttl is None else parse_duration_s(ttl),
+            cache=cache,
             budget=budget,
+            fallback=fallback,
         )
         keys = [each.key for each in prompts]
         rows = kept_rows([each.body for each in prompts], spec.form)
@@ -99,6 +105,9 @@ def resume(
             patience=patience,
             when=when,
             retry_failed=True,
+            ttl=ttl,
+            cache=cache,
+            fallback=fallback,
         )
         asked = ("resume", name)
         job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
@@ -125,7 +134,7 @@ def job_frame(journal: Journal, name: str) -> pd.DataFrame:
 
     Sends nothing. Raises ConfigError where there is no job of that name.
     """
-    spec = _spec(_job(journal, name))
+    spec = spec_of(_job(journal, name).meta)
     prompts = list(journal.prompts(name))
     rows = Rows([each.body for each in prompts], range(len(prompts)), {}, spec.form)
     return _frame(rows, [each.key for each in prompts], spec.schema, journal.rows(name))
@@ -147,28 +156,6 @@ def _job(journal: Journal, name: str) -> JobRow:
     if there is None:
         raise ConfigError(f"There is no job {name!r}.", hint="See them with: deepseek-nb jobs")
     return there
-
-
-def _spec(there: JobRow) -> JobSpec:
-    """What the job asks, by what is written beside its name. One without a layout sends rows as they are."""
-    meta = there.meta
-    template, told = str(meta.get("template")), meta.get("schema")
-    layout, answers = meta.get("layout", "inline"), meta.get("answers", "json")
-    schema = None if told is None else Schema.of(told)
-    return JobSpec(
-        template,
-        NumberedSchema(schema) if schema is not None and answers == "numbers" else schema,
-        meta.get("system"),
-        meta.get("model"),
-        bool(meta.get("thinking")),
-        meta.get("temperature"),
-        meta.get("max_tokens"),
-        meta.get("structured", "json"),
-        answers,
-        meta.get("block", 0),
-        INLINE if layout == "inline" else form_of(Template(template), (), layout),
-        meta.get("rows_per_request", 1),
-    )
 
 
 def _other(there: JobRow, asked: dict[str, Any]) -> JobMismatch:

@@ -155,6 +155,10 @@ class JobRun:
             self.stopped_by = why
             self._stopping.set()
 
+    def leave(self) -> None:
+        """As :meth:`stop`: nobody else works on what this process asks."""
+        self.stop()
+
     def pause(self, why: str = "user") -> None:
         """Send nothing new: what is on the wire finishes, rows that wait for a place leave the line.
 

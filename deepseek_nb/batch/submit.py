@@ -18,9 +18,12 @@ from deepseek_nb.batch.frame import build_frame, frame_columns
 from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
+from deepseek_nb.batch.place import Place, queue_of
 from deepseek_nb.batch.plan import Plan, call_of
+from deepseek_nb.batch.queue_run import QueueRun, refuse_elsewhere
 from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
 from deepseek_nb.batch.rows import Rows
+from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import ROW_PRIORITY
 from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
@@ -62,6 +65,7 @@ def submit(
     cache_block: int = BLOCK_TOKENS,
     rows_per_request: int = 1,
     when: When | None = None,
+    queue: str | None = None,
     client: Client | None = None,
 ) -> Job:
     """Ask about every row of ``frame`` in the background; gives a handle at once.
@@ -76,30 +80,45 @@ def submit(
 
     A job ends with the process: a script waits with ``job.result()``. What was done is kept.
 
+    With ``queue`` this process asks nothing: workers do (``deepseek-nb worker``), and once this returns
+    the job goes on without it. ``queue="ledger"`` is for workers with the same data folder,
+    ``"amqp://host"`` for workers anywhere, by way of RabbitMQ (extra ``rabbitmq``; about 0.3 ms a row);
+    ``"amqp"`` takes the address from DEEPSEEK_AMQP_URL. The handle looks on; the same call later, in
+    another process too, looks on again. ``cancel`` and ``pause`` take back what no worker has begun. What
+    a kill costs: docs/several_machines.md.
+
     >>> job = ds.submit(df, "Rate the risk of {{purpose}}", schema=Risk, job="risk")   # doctest: +SKIP
     >>> job.result()                                                                   # doctest: +SKIP
     """
     given = locals()  # all arguments, by name
+    place = queue_of(given.pop("queue"))
     with _one_at_a_time:
-        return begin(call_of(given))
+        begun = begin(call_of(given), place=place)
+    begun.wait_until_put()
+    return begun
 
 
-def begin(call: JobCall, *, alone: bool = True) -> Job:
+def begin(call: JobCall, *, alone: bool = True, place: Place | None = None) -> Job:
     """Check everything, write the rows down, start the work; raises what is wrong before anything is sent.
 
     ``alone``: where the same call runs already, its handle comes back, and another one under its name
-    raises; otherwise the two share the rows, as two processes do.
+    raises; otherwise the two share the rows, as two processes do. ``place``: who works on them, if not we.
     """
     client = call.client or default_client()
     work = work_of(call, client)
-    client.settings.require_credentials()
+    if place is None:
+        client.settings.require_credentials()
+    else:
+        place.check(call)
     hours = hours_of(client, call.when, call.model)
     name, spec, schema = work.name, work.spec, work.spec.schema
-    asked = _Asked(work.digest, work.rows, tuple(getattr(call, name) for name in OPTIONS), work.index)
+    options = tuple(getattr(call, name) for name in OPTIONS)
+    asked = _Asked(work.digest, work.rows, (*options, None if place is None else place.name), work.index)
     if alone and (running := _running(client, name, asked)) is not None:
         return running
     with ExitStack() as undo:
         journal = undo.enter_context(Journal(client.settings.data_dir / "jobs.db"))
+        refuse_elsewhere(journal, name, None if place is None else place.name)
         before = journal.job(name)
         resumed = before is not None and before.digest == work.digest
         budget = job_budget(client, call.budget_usd, journal, name, before if resumed else None)
@@ -108,19 +127,23 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
         items = zip(keys, rows.prompts, [call.priority] * len(keys), strict=True)
         written_down(journal, name, spec, client, items)
         progress, pending = standing(journal, name, keys, budget, retry_failed=call.retry_failed)
-        run = job_run(
-            client,
-            journal,
-            name,
-            spec,
-            asking,
-            rows,
-            keys,
-            pending,
-            progress,
-            patience=call.patience,
-            hours=hours,
-        )
+        run: JobRun | QueueRun
+        if place is None:
+            run = job_run(
+                client,
+                journal,
+                name,
+                spec,
+                asking,
+                rows,
+                keys,
+                pending,
+                progress,
+                patience=call.patience,
+                hours=hours,
+            )
+        else:
+            run = place.run(call, client, journal, name, spec, asking, rows, keys, pending, progress)
         frame_of = partial(
             build_frame,
             work.index,
@@ -131,15 +154,15 @@ def begin(call: JobCall, *, alone: bool = True) -> Job:
             raw=call.raw,
         )
         form = FrameForm(call.frame, frame_columns(schema, call.into, raw=call.raw))
-        again = partial(_retried, replace(call, client=client))
+        again = partial(_retried, replace(call, client=client), place)
         job = Job(Prepared(name, client, journal, run, budget, bool(pending), frame_of, form, asked, again))
         undo.pop_all()
     return job
 
 
-def _retried(call: JobCall) -> Job:
+def _retried(call: JobCall, place: Place | None) -> Job:
     with _one_at_a_time:
-        return begin(replace(call, retry_failed=True))
+        return begin(replace(call, retry_failed=True), place=place)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -131,7 +131,7 @@ class LocalModel:
                 hint="Is the file complete, is there memory for it, and is it a text model that "
                 "this version of xllamacpp knows? A newer one: pip install -U xllamacpp",
             ) from None
-        server.handle_metrics()  # its loop answers this: one that is closed before it runs would hang (2026.10)
+        server.handle_metrics()  # its loop answers: closed before that runs, it would hang (2026.10)
         return server
 
     def __enter__(self) -> Self:

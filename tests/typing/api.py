@@ -75,6 +75,8 @@ def frames(frame: pd.DataFrame) -> None:
 
 async def jobs(frame: pd.DataFrame) -> None:
     job = ds.submit(frame, "Rate the risk of {{purpose}}", schema=Risk, job="risk", budget_usd=2)
+    assert_type(ds.submit(frame, "{{text}}", queue="amqp://localhost"), ds.Job)
+    assert_type(ds.apply(frame, "{{text}}", backend="dask"), pd.DataFrame)
     assert_type(job, ds.Job)
     assert_type(job.result(timeout_s=5), pd.DataFrame)
     assert_type(await job, pd.DataFrame)

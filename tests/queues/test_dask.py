@@ -1,0 +1,164 @@
+"""``apply(..., backend="dask")`` on a real cluster of two processes."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from queue_bench import TEMPLATE, check, frame_of, until
+
+from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.batch.apply import JobIncomplete, apply
+from deepseek_nb.client.sync import Client
+from deepseek_nb.core.errors import BudgetExceeded, ConfigError
+from deepseek_nb.sandbox import Sandbox
+
+distributed = pytest.importorskip("distributed")
+
+KEY = "sk-sandbox-0000000000000000"
+
+
+@pytest.fixture(scope="module")
+def workers_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def cluster(workers_folder):
+    """Two processes with one thread each; the key is in their environment, and a data folder of their own."""
+    told = {
+        "DEEPSEEK_API_KEY": KEY,
+        "DEEPSEEK_NB_DATA_DIR": str(workers_folder),
+        "DEEPSEEK_NB_PYPROJECT": "off",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", env=told
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def dask(cluster):
+    with distributed.Client(cluster) as made:
+        yield made
+
+
+@pytest.fixture
+def sandbox():
+    with Sandbox(balance_usd=None, count="estimate", first_token_s=0.03, api_key=KEY) as running:
+        yield running
+
+
+@pytest.fixture
+def client(sandbox, tmp_path):
+    """It has no key: only the workers do."""
+    with Client(base_url=sandbox.base_url, data_dir=tmp_path / "home", concurrency_max=16) as made:
+        yield made
+
+
+def ask(client, rows: int, **options):
+    given = {"job": "j", "max_tokens": 30, "progress": False, "backend": "dask"} | options
+    return apply(frame_of(rows), TEMPLATE, client=client, **given)
+
+
+def answered(sandbox) -> list[str]:
+    return [record.question_hash for record in sandbox.log.chats if record.usable]
+
+
+def test_every_row_comes_back_with_its_own_answer_and_is_asked_once(dask, client, sandbox):
+    """Two processes on this machine work on the submitter's own ledger and store."""
+    out = ask(client, 160)
+    check(out, 160)
+    assert len(answered(sandbox)) == len(set(answered(sandbox))) == 160
+    assert out["cost_usd"].sum() == pytest.approx(sandbox.log.cost_usd, rel=1e-6)
+    assert out.attrs["deepseek_nb"]["job_cost_usd"] == pytest.approx(sandbox.log.cost_usd, rel=1e-6)
+    check(ask(client, 160, job="again"), 160)
+    assert len(answered(sandbox)) == 160, "the answers are in the store"
+
+
+def test_workers_elsewhere_send_their_rows_back(dask, client, sandbox, monkeypatch, workers_folder):
+    """A worker that is not on the submitter's machine has a ledger of its own; the frame is the same."""
+    monkeypatch.setattr("deepseek_nb.batch.dask_run.boot_name", lambda: "another machine")
+    out = ask(client, 100)
+    check(out, 100)
+    assert len(answered(sandbox)) == len(set(answered(sandbox))) == 100
+    assert out.attrs["deepseek_nb"]["job_cost_usd"] == pytest.approx(sandbox.log.cost_usd, rel=1e-6)
+    with Journal(workers_folder) as journal:
+        assert not journal.jobs(), "what was sent back is kept no longer"
+
+
+def test_a_killed_worker_has_its_shard_done_by_another(dask, client, sandbox):
+    """Kill -9 one of two processes in the middle: all rows come, few are asked twice."""
+    pids = dask.run(os.getpid)
+    kill = threading.Thread(
+        target=lambda: (
+            until(lambda: len(answered(sandbox)) >= 30),
+            os.kill(next(iter(pids.values())), signal.SIGKILL),
+        )
+    )
+    kill.start()
+    check(ask(client, 300), 300)
+    kill.join()
+    assert len(set(answered(sandbox))) == 300
+    assert len(answered(sandbox)) - 300 <= 8, "it had at most half of the 16 at the server"
+
+
+def test_a_budget_is_one_for_all_workers(dask, client, sandbox):
+    with pytest.raises(BudgetExceeded) as stopped:
+        ask(client, 200, budget_usd=0.0008)
+    assert 0 < sandbox.log.cost_usd <= 0.0008
+    done = stopped.value.frame["status"] == "done"
+    assert 0 < done.sum() < 200
+    check(ask(client, 200), 200)
+    assert len(answered(sandbox)) == 200
+
+
+def test_without_a_key_on_the_workers_nothing_is_sent(dask, client, sandbox):
+    def set_key(key: str | None) -> None:
+        os.environ["DEEPSEEK_API_KEY"] = key or ""
+
+    dask.run(set_key, None)
+    try:
+        with pytest.raises(ConfigError, match="There is no API key") as refused:
+            ask(client, 10)
+    finally:
+        dask.run(set_key, KEY)
+    assert "never sent to a worker" in refused.value.hint
+    assert not len(sandbox.log)
+
+
+def test_without_a_cluster_or_the_library_it_says_what_to_do(client):
+    with pytest.raises(ConfigError, match="no Dask cluster") as refused:
+        ask(client, 10)
+    assert "Client()" in refused.value.hint
+    with pytest.raises(ConfigError, match="backend is 'dask'"):
+        ask(client, 10, backend="spark")
+    script = (
+        "import sys; sys.modules['distributed'] = None\n"
+        "import pandas as pd\nfrom deepseek_nb.batch.apply import apply\n"
+        "apply(pd.DataFrame({'n': [1]}), 'Say {{n}}', backend='dask')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert 'pip install "deepseek_nb[dask]"' in done.stderr
+
+
+def test_an_interrupt_stops_the_workers_and_the_same_call_goes_on(dask, client, sandbox):
+    """What is at the server comes in; nothing is lost, and nothing asked twice."""
+    until_some = threading.Thread(
+        target=lambda: (until(lambda: len(answered(sandbox)) >= 20), _thread.interrupt_main())
+    )
+    until_some.start()
+    with pytest.warns(JobIncomplete):
+        out = ask(client, 400)
+    until_some.join()
+    done = int((out["status"] == "done").sum())
+    assert 20 <= done < 400
+    assert len(answered(sandbox)) == done
+    check(ask(client, 400), 400)
+    assert len(answered(sandbox)) == len(set(answered(sandbox))) == 400
