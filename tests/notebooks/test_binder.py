@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 BINDER = ROOT / "binder"
 BIN = Path(sys.executable).parent
+QUIET = ("--ServerApp.port_retries=0", "--IdentityProvider.token=")
 
 
 @pytest.fixture
@@ -68,6 +73,35 @@ def test_post_build_asks_three_rows_and_trusts_the_notebooks(repository):
     assert "3 done, 0 failed, 0 pending" in done.stdout
     assert "00_quickstart.ipynb" in done.stdout
     assert not [path for path in (repository.parent / "home").rglob("*.db") if "deepseek" in str(path)]
+
+
+def test_a_session_opens_on_the_quickstart(repository):
+    """JupyterLab as Binder starts it, after both scripts: who asks for nothing is led there."""
+    assert _run(repository, "./binder/postBuild").returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"HOME": str(repository.parent / "home"), "PATH": f"{BIN}:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    served = subprocess.Popen(
+        ["./binder/start", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", *QUIET],
+        cwd=repository,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        reply = None
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                reply = httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
+                break
+            assert served.poll() is None
+            time.sleep(0.1)
+        assert reply is not None
+        assert reply.headers["location"].rstrip("?") == "/lab/tree/notebooks/00_quickstart.ipynb"
+    finally:
+        served.terminate()
+        served.wait(30)
 
 
 def test_start_runs_what_it_is_given(repository):
