@@ -318,6 +318,7 @@ KINDS: Mapping[str, _Kind] = {
     "total_timeout_s": _duration(),
     "failover_s": _duration(),
     "hedge_after_s": _duration(optional=True),
+    "compress": _text(r"none|gzip|zstd", "'none', 'gzip' or 'zstd'"),
     "recall": _SWITCH,
     "share_limit": _SWITCH,
     "stubborn": _SWITCH,
@@ -384,6 +385,9 @@ class Settings:
     long. Only where a fallback is given."""
     hedge_after_s: float | None = 5.0
     """After so long without any byte an interactive call sends a second copy; None: never."""
+    compress: str = "none"
+    """How bodies from 1 KiB on are packed: "gzip" or "zstd". For a gateway of yours; whether DeepSeek's own
+    service reads them is not known."""
     recall: bool = False
     """Whether rows that wait in the server's queue are hung up on for an interactive call; whether the server
     charges for them is not known."""

@@ -36,6 +36,7 @@ import aiohttp.http_exceptions
 import httpx
 from httpx_aiohttp.transport import AiohttpResponseStream, AiohttpTransport, map_aiohttp_exceptions
 
+from deepseek_nb.adapters.packing import LEAST_BYTES, packer
 from deepseek_nb.core.errors import (
     ConfigError,
     ConnectionLost,
@@ -96,7 +97,8 @@ class Transport:
     key would travel in clear); no user, query or fragment in it; never a link-local or metadata
     address. ``auth`` sets the credentials on the request in the last layer; they are in nothing this
     class shows. ``connect_timeout_s``: seconds for name, connection and TLS together; there is no
-    other time limit on a POST (who calls watches the clock). ``trust_env``: take the proxy
+    other time limit on a POST (who calls watches the clock). ``compress``: "gzip" or "zstd" packs bodies from
+    1 KiB on. ``trust_env``: take the proxy
     (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) and the CA file (``SSL_CERT_FILE``) from the
     environment; certificates are always checked.
 
@@ -116,6 +118,7 @@ class Transport:
         connect_timeout_s: float = 10.0,
         trust_env: bool = True,
         user_agent: str = "deepseek_nb",
+        compress: str = "none",
     ) -> None:
         if not connect_timeout_s > 0:
             raise ConfigError(f"connect_timeout_s must be above 0 seconds, not {connect_timeout_s!r}.")
@@ -124,6 +127,7 @@ class Transport:
         self._origin = str(url.copy_with(raw_path=b"/")).rstrip("/")
         self._where = f"{url.raw_host.decode('ascii')}:{url.port or (443 if url.scheme == 'https' else 80)}"
         self._auth = auth
+        self._compress, self._packed = compress, packer(compress)
         self._targets: dict[str, httpx.URL] = {}
         self._usual: dict[tuple[tuple[str, str], ...], httpx.Headers] = {}
         self._headers = {
@@ -270,6 +274,9 @@ class Transport:
         if method == "GET":
             return httpx.Request(method, url, headers=headers)
         headers.setdefault("Content-Type", "application/json")
+        if self._packed is not None and len(body) >= LEAST_BYTES:
+            body = self._packed(body)
+            headers["Content-Encoding"] = self._compress
         headers["Content-Length"] = str(len(body))
         # as a stream: of other content httpx would work out these headers once more
         return httpx.Request(method, url, headers=headers, stream=_Body(body))

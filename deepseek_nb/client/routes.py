@@ -82,6 +82,7 @@ class Route:
             jwt_client_id=None,  # also of another path on the same server: a route has its own
             jwt_client_secret=None,
             route=self.name,
+            compress="none",  # it was said of the first server
         )
         if settings.api_key is None and not self.on_this_machine:
             raise ConfigError(

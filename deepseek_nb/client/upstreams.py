@@ -168,7 +168,12 @@ def _connected(route: Route, settings: Settings) -> Upstream:
     elif settings.api_key is not None:
         auth = ApiKey(settings.api_key, origin=settings.base_url)
     return Upstream(
-        Transport(settings.base_url, auth=auth, connect_timeout_s=settings.connect_timeout_s),
+        Transport(
+            settings.base_url,
+            auth=auth,
+            connect_timeout_s=settings.connect_timeout_s,
+            compress=settings.compress,
+        ),
         route=settings.route_name,
         new_gate=lambda model: _gate(settings, model),
         dialect=route.speaks(),

@@ -13,6 +13,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import traceback
 
@@ -20,6 +21,7 @@ import aiohttp
 import aiohttp.http_exceptions
 import httpx
 import pytest
+import zstandard
 from raw_server import raw_server
 
 from deepseek_nb.adapters.auth import ApiKey
@@ -165,6 +167,37 @@ def test_a_large_body_goes_out_whole_and_again_when_the_token_is_renewed():
     server = asyncio.run(main())
     assert [seen.body == body for seen in server.requests] == [True, True]
     assert all("transfer-encoding" not in seen.headers for seen in server.requests)
+
+
+UNPACKS = {"gzip": gzip.decompress, "zstd": zstandard.decompress}
+
+
+@pytest.mark.parametrize("how", UNPACKS)
+def test_long_bodies_are_packed_where_that_is_wanted(how):
+    async def script(wire):
+        while await wire.request():
+            await wire.answer(b"{}")
+
+    long, short = b'{"text": "' + b"a row and " * 400 + b'"}', b'{"text": "a row"}'
+
+    async def main():
+        async with raw_server(script) as server, transport_to(server.url, compress=how) as transport:
+            await read(transport, long)
+            await read(transport, short)
+            return server
+
+    packed, plain = asyncio.run(main()).requests
+    assert packed.headers["content-encoding"] == how
+    assert UNPACKS[how](packed.body) == long
+    assert len(packed.body) < len(long) / 10
+    assert (plain.headers.get("content-encoding"), plain.body) == (None, short)
+
+
+def test_zstd_without_its_package_is_said_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    if sys.version_info < (3, 14):
+        with pytest.raises(ConfigError, match="needs the package zstandard"):
+            Transport("https://api.deepseek.com", auth=None, compress="zstd")
 
 
 def test_an_early_answer_to_a_body_nobody_reads_does_not_hang():

@@ -1,4 +1,4 @@
-"""Programs that others wrote, as they are used: they ask the gateway and notice no difference."""
+"""Programs that others wrote, as they are used, and our own client: they notice no difference."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import json
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 import zstandard
 
+from deepseek_nb.batch.apply import apply
+from deepseek_nb.client.sync import Client
 from deepseek_nb.sandbox import FaultScript, Sandbox
 
 from .people import SECRETS, UPSTREAM_KEY, chat_body
@@ -148,3 +151,24 @@ def test_curl_gets_a_token_and_asks(curl):
     assert curl("/healthz", "-I")[0] == 200
     assert curl("/v1/compute", *bearer, *JSON, "-H", "Expect: 100-continue", body=asked)[0] == 200
     assert curl("/v1/compute", *JSON, body=asked)[0] == 401
+
+
+@pytest.mark.parametrize("compress", ["none", "gzip", "zstd"])
+def test_the_notebooks_own_client_signs_its_tokens_and_packs_its_bodies(
+    gateway, upstream, tmp_path, compress
+):
+    """One long question, and rows; the tenant's secret takes the place of a key."""
+    with Client(
+        base_url=gateway.base_url,
+        jwt_client_id="desk",
+        jwt_client_secret=SECRETS["desk"],
+        data_dir=tmp_path / "own",
+        compress=compress,
+    ) as client:
+        text = "a long story, " * 200
+        assert client.ask(f"Return exactly: {text}the end", max_tokens=4000).text.endswith("the end")
+        frame = pd.DataFrame({"text": [f"{text}{n}" for n in range(6)]})
+        ask = "Return exactly: {{text}}"
+        out = apply(frame, ask, client=client, layout="inline", max_tokens=4000, progress=False)
+    assert out["answer"].tolist() == frame["text"].tolist()
+    assert len(upstream.log.complete) == 7
