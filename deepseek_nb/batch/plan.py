@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -16,7 +16,7 @@ from narwhals.typing import IntoDataFrame
 
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.tokenizer import counter
-from deepseek_nb.batch.call import JobCall, arranged, fitting, work_of
+from deepseek_nb.batch.call import JobCall, Work, arranged, fitting, work_of
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.packs import pack_answer, pack_message
@@ -228,6 +228,49 @@ def call_of(given: dict[str, Any]) -> JobCall:
     return planned.call
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How the requests of a job look, as far as their cost goes."""
+
+    call: JobCall
+    work: Work
+    asking: Asking
+    static_tokens: int
+    waves: Sequence[Sequence[int]]
+    in_flight: int
+
+    def estimate(
+        self, prompts: Sequence[str], blocks: Sequence[int], count: Callable[[str], int]
+    ) -> Estimate:
+        """What it takes to ask about ``prompts``, which share ``blocks`` with the ones before them."""
+        many, block = self.call.rows_per_request, self.call.cache_block or BLOCK_TOKENS
+        looked = [prompts[place] for place in sampled(len(prompts))]
+        row_tokens = fmean(count(self.asking.form.message(row)) for row in looked)
+        shared, requests, lead = self.static_tokens, len(prompts), self.waves
+        each_tokens = answer_tokens(self.work.spec.schema, count)
+        if many > 1:
+            packs = -(-(requests - 1) // many)  # the first row goes alone
+            requests, blocks = 1 + packs, (0,) * packs
+            lead = [(place,) for place in range(LEADERS)] if packs > LEADERS else ()
+            row_tokens += count(pack_message([SOMETHING] * many, as_json=True)) / many - count(SOMETHING)
+            each_tokens += count(pack_answer([SOMETHING] * many)) / many - count(SOMETHING)
+        elif self.asking.form.layout == "inline":
+            shared += count(Template(self.call.template).prose_before())
+        cached = cached_tokens(
+            blocks,
+            prefix_tokens=shared // block * block,
+            waves=lead,
+            in_flight=self.in_flight,
+            block=block,
+        )
+        return Estimate(
+            requests,
+            round((self.static_tokens + AFTER_THE_ROW_TOKENS) * requests + row_tokens * len(prompts)),
+            cached,
+            round(each_tokens * len(prompts)),
+        )
+
+
 def _plan(call: JobCall) -> Plan:
     client = call.client or default_client()
     work = work_of(call, client)
@@ -236,8 +279,7 @@ def _plan(call: JobCall) -> Plan:
     done = _done(call, client, work.name, work.digest, keys)
     places = [place for place, key in enumerate(keys) if key not in done]
     found = arranged(rows, places, asking, call.cache_block)
-    count = counter()
-    many, block = call.rows_per_request, call.cache_block or BLOCK_TOKENS
+    count, many = counter(), call.rows_per_request
     sender = asking.together or asking
     static = sender.prefix.tokens if sender.prefix else max(2, sender.static_tokens(count))
     waved = many == 1 and not waves_of(keys, [len(wave) for wave in found.waves], asking).empty
@@ -245,31 +287,9 @@ def _plan(call: JobCall) -> Plan:
     model, concurrency = call.model or client.settings.model, client.settings.concurrency_max
     told = Estimate(0, 0, 0, 0)
     if places:
-        looked = [rows.prompts[places[place]] for place in sampled(len(places))]
-        row_tokens = fmean(count(asking.form.message(row)) for row in looked)
-        shared, requests, blocks = static, len(places), found.blocks
-        lead: Sequence[Sequence[int]] = found.waves if waved else (range(1),)
-        each_tokens = answer_tokens(work.spec.schema, count)
-        if many > 1:
-            packs = -(-(requests - 1) // many)  # the first row goes alone
-            requests, blocks = 1 + packs, (0,) * packs
-            lead = [(place,) for place in range(LEADERS)] if packs > LEADERS else ()
-            row_tokens += count(pack_message([SOMETHING] * many, as_json=True)) / many - count(SOMETHING)
-            each_tokens += count(pack_answer([SOMETHING] * many)) / many - count(SOMETHING)
-        elif rows.form.layout == "inline":
-            shared += count(Template(call.template).prose_before())
-        told = Estimate(
-            requests,
-            round((static + AFTER_THE_ROW_TOKENS) * requests + row_tokens * len(places)),
-            cached_tokens(
-                blocks,
-                prefix_tokens=shared // block * block,
-                waves=lead,
-                in_flight=concurrency,
-                block=block,
-            ),
-            round(each_tokens * len(places)),
-        )
+        prompts = [rows.prompts[place] for place in places]
+        shape = _Shape(call, work, asking, static, found.waves if waved else (range(1),), concurrency)
+        told = shape.estimate(prompts, found.blocks, count)
     at = datetime.now(UTC)
     at_once = min(concurrency, max(1, told.requests))
     answer_s = ANSWER_S + ANSWER_TOKEN_S * told.answer_tokens / max(1, told.requests)
