@@ -538,7 +538,8 @@ class Journal:
             again = []
             for _, number, key, state, tries, refusals, answer, error, result_sum in page:
                 finished = state in ("d", "f")
-                if finished and _result_sum(key, state, answer, error) != result_sum:
+                lost = state not in ("q", "r", "d", "f")  # no state of ours: nobody would ever take it
+                if lost or (finished and _result_sum(key, state, answer, error) != result_sum):
                     again.append(number)
                     yield ItemRow(key, "q", tries, refusals, None, None)
                 elif finished:
@@ -576,6 +577,13 @@ class Journal:
             if len(page) < PAGE_ITEMS:
                 return
             after = page[-1][0]
+
+    def check(self) -> None:
+        """Look the file over and repair it; for when rows cannot be found that should be there.
+
+        Warns StoreDamaged where it had to be repaired. Rows that are lost are put back by :meth:`open_job`.
+        """
+        self._database.check()
 
     def close(self) -> None:
         """Commit what is queued in the writer threads and close the file.

@@ -377,8 +377,10 @@ class Job:
         with self._guard:
             if self._result is None:
                 self._result = self._build()
-                self._prepared.journal.close()
                 stopped_by = self._prepared.run.stopped_by
+                if stopped_by is None and not self._cancelled and (self._result["status"] == "pending").any():
+                    self._prepared.journal.check()  # nothing stopped it: the ledger has lost sight of rows
+                self._prepared.journal.close()
                 if stopped_by is not None:
                     _tell_how_far(stopped_by, self.progress, len(self._prepared.run.unsaved))
                     shown = self._prepared.form.native(self._result.copy(deep=False))

@@ -217,6 +217,19 @@ def test_a_dead_owner_s_leases_are_free_at_once(journal, tmp_path):
     assert len(journal.lease("j", 5, 60)) == 5
 
 
+def test_a_state_that_is_none_of_ours_is_queued_again(tmp_path):
+    """A byte was flipped: no lease would ever take that row."""
+    with Journal(tmp_path) as journal:
+        journal.open_job("j", "d", {}, some(2))
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("UPDATE items SET state='`' WHERE key='k1'")
+        connection.commit()
+    with Journal(tmp_path) as journal:
+        with pytest.warns(StoreDamaged, match="1 results"):
+            assert [row.state for row in journal.rows("j")] == ["q", "q"]
+        assert [item.key for item in journal.lease("j", 9, 60)] == ["k0", "k1"]
+
+
 def test_a_closed_journal_s_leases_are_free_at_once_in_this_process(tmp_path):
     """A full disk kept them from being given back; the next call in this kernel does not wait for them."""
     with Journal(tmp_path) as first:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
+import sqlite3
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -14,7 +16,7 @@ from workers import MAX_TOKENS, QUESTION, frame_of, told
 from deepseek_nb.adapters.database import StoreDamaged
 from deepseek_nb.batch.apply import apply
 from deepseek_nb.client.sync import Client
-from deepseek_nb.core.errors import StoreFailed
+from deepseek_nb.core.errors import JobMismatch, StoreFailed
 from deepseek_nb.sandbox import Sandbox
 
 ROWS = 12
@@ -43,12 +45,38 @@ def test_a_flipped_byte_gives_no_wrong_answer(tmp_path, name):
                 try:
                     _work(server, bad)
                     outcomes["right at once" if len(server.log) == paid else "asked again"] += 1
-                except StoreFailed as error:
+                except (StoreFailed, JobMismatch) as error:  # what tells one job from another was damaged
                     outcomes["clear error" if error.hint else "an error without advice"] += 1
             shutil.rmtree(bad)
     print(f"{name}: {dict(outcomes)}")
     assert outcomes["an error without advice"] == 0
     assert outcomes["right at once"] + outcomes["asked again"] > FLIPS / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", ["item_of", "ready", "in_order"])
+def test_an_index_that_leads_astray_loses_no_row(tmp_path, index):
+    """SQLite reads on as if all was well; the rows that are then missed are found by the next call."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with Sandbox(count="estimate", time_scale=100) as server:
+        _work(server, good)
+        connection = sqlite3.connect(good / "jobs.db")
+        select = "SELECT rootpage FROM sqlite_master WHERE name=?"
+        (page,) = connection.execute(select, (index,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.close()
+        content = (good / "jobs.db").read_bytes()
+        for place in range(page * size - 1, page * size - 120, -8):  # the entries stand at a page's end
+            shutil.copytree(good, bad)
+            flipped = bytearray(content)
+            flipped[place] ^= 8
+            (bad / "jobs.db").write_bytes(flipped)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", StoreDamaged)
+                with contextlib.suppress(StoreFailed):
+                    _work(server, bad)
+            shutil.rmtree(bad)
+        assert server.log.answered_twice() == {}, "the answers were in the store"
 
 
 def _work(server: Sandbox, folder: Path) -> None:
