@@ -378,7 +378,7 @@ class Job:
             if self._result is None:
                 self._result = self._build()
                 stopped_by = self._prepared.run.stopped_by
-                if stopped_by is None and not self._cancelled and (self._result["status"] == "pending").any():
+                if stopped_by is None and not self._cancelled and _pending(self._result):
                     self._prepared.journal.check()  # nothing stopped it: the ledger has lost sight of rows
                 self._prepared.journal.close()
                 if stopped_by is not None:
@@ -467,6 +467,11 @@ def live_jobs() -> list[Job]:
     """The jobs of this process that have not ended, in the order in which they were begun."""
     with _lock:
         return list(_live)
+
+
+def _pending(frame: pd.DataFrame) -> bool:
+    """Whether a row has no end yet; not to be seen in a shard's frame, which has no ``status``."""
+    return "status" in frame and bool((frame["status"] == "pending").any())
 
 
 def _tell_how_far(error: DeepSeekError, figures: Progress, unsaved: int) -> None:
