@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def refuse_elsewhere(journal: Journal, name: str, queue: str | None) -> None:
     )
 
 
-class QueueRun:
+class QueueRun(ABC):
     """What a job in any queue does here. ``await run()`` once; the rest in the same loop.
 
     ``pause`` takes the rows out of the queue, ``resume`` puts them in again, ``stop`` takes them out for
@@ -109,9 +110,9 @@ class QueueRun:
         self._left = True
         self._wake.set()
 
+    @abstractmethod
     async def run(self) -> None:
         """Until every row is done or failed, or the job is stopped or left."""
-        raise NotImplementedError
 
     def ledger(self) -> Iterator[ItemRow]:
         """Every row of the job as the journal has it."""
