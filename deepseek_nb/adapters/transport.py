@@ -1,8 +1,8 @@
 """The wire: sends one request, hands back status, headers and the body's bytes, and names what failed.
 
-Requests and responses are httpx's, the connections aiohttp's. A POST, of which a job sends a hundred
-thousand, is handed to httpx's transport itself: the cookies, redirects and event hooks of its client are
-not used here, and cost more than the request.
+Requests, credentials, certificates and errors are httpx's, the connections aiohttp's. A POST, of which a
+job sends a hundred thousand, goes from httpx's transport to aiohttp with headers that were made once: the
+cookies, redirects and event hooks of httpx's client are not used here, and cost more than the request.
 
 Rules of this room: nothing is retried, redirected or waited for here; every failure of the
 libraries below becomes one of ``core.errors`` (:func:`map_error`), cut loose from their tracebacks,
@@ -18,7 +18,6 @@ import asyncio
 import base64
 import contextlib
 import errno
-import functools
 import ipaddress
 import logging
 import os
@@ -26,9 +25,10 @@ import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import aiohttp.connector
@@ -51,10 +51,13 @@ from deepseek_nb.core.secret import Scrubber, Secret
 
 __all__ = ["Reply", "Transport", "map_error", "proxy_of"]
 
+T = TypeVar("T")
+
 KEEPALIVE_S = 15.0  # short, so that a pooled connection the server has already dropped is rare
 MAX_GET_BYTES = 8 * 2**20
 PIECE_BYTES = 2**18
 MOST_USUAL = 64  # sets of headers that are kept as they are sent
+READ_BYTES = 2**14
 PLAIN_BODY_BYTES = 2**20  # above this, aiohttp warns that bytes in one piece hold up the loop
 
 LOG = logging.getLogger("deepseek_nb")
@@ -128,8 +131,9 @@ class Transport:
         self._where = f"{url.raw_host.decode('ascii')}:{url.port or (443 if url.scheme == 'https' else 80)}"
         self._auth = auth
         self._compress, self._packed = compress, packer(compress)
+        self._flow = None if auth is None or getattr(auth, "sends_once", False) else auth.auth_flow
         self._targets: dict[str, httpx.URL] = {}
-        self._usual: dict[tuple[tuple[str, str], ...], httpx.Headers] = {}
+        self._usual: dict[tuple[Any, ...], _Sent] = {}
         self._headers = {
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",  # a compressed stream is a buffered stream
@@ -167,11 +171,8 @@ class Transport:
         through = f", proxy={self._proxy!r}" if self._proxy else ""
         return f"{type(self).__name__}({self._base!r}{through})"
 
-    @contextlib.asynccontextmanager
-    async def post(
-        self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[Reply]:
-        """Send ``body`` (JSON) to ``path`` once; yields the Reply as soon as its headers are here.
+    def post(self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> _Posting:
+        """Send ``body`` (JSON) to ``path`` once; the context gives the Reply as soon as its headers are here.
 
         Whatever the status, a Reply comes back, except for a redirect (3xx), which raises
         EndpointUnknown: nothing is sent to a second address. Read ``chunks`` in the task that opened
@@ -184,19 +185,7 @@ class Transport:
         >>> async with transport.post("/chat/completions", body) as reply:      # doctest: +SKIP
         ...     async for chunk in reply.chunks: ...
         """
-        request = self._request("POST", path, headers, body)
-        response = await self._post(request)
-        secrets = _sent_secrets(response)
-        told = _scrubbed(response, secrets)
-        pieces: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
-        if told.get("content-encoding", "identity").lower() != "identity":
-            pieces = response.aiter_bytes()
-        chunks = self._chunks(pieces, response.status_code, told, secrets)
-        try:
-            yield Reply(response.status_code, told, chunks)
-        finally:
-            await _close(response)
-            await chunks.aclose()
+        return _Posting(partial(self._replied, path, headers, body))
 
     async def get(self, path: str, *, timeout_s: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers (lower-case names) and body of a small page; one request, never charged.
@@ -206,23 +195,28 @@ class Transport:
 
         >>> status, headers, body = await transport.get("/models")              # doctest: +SKIP
         """
-        request = self._request("GET", path, None, b"")
+        url = self._url(path)
+        # built here and not by the client, which would merge in cookies and its own headers
+        request = httpx.Request("GET", url, headers=self._plain(url, {}))
         try:
             async with asyncio.timeout(timeout_s) as limit:
-                response = await self._open(request)
-                secrets, status = _sent_secrets(response), response.status_code
-                headers = _scrubbed(response, secrets)
+                response = await self._sent(self._client.send(request, stream=True))
+                sent, status = _Sent(response.request), response.status_code
+                headers = _scrubbed(response.headers.raw, sent.secrets)
                 coded = headers.get("content-encoding", "identity").lower() != "identity"
                 raw = response.aiter_bytes() if coded else response.aiter_raw()
-                pieces = self._chunks(raw, status, headers, secrets)
+                pieces = self._chunks(raw, status, headers, sent.secrets)
                 body = bytearray()
                 try:
+                    if 300 <= status < 400:
+                        raise self._redirected(sent, status, headers, response.headers.get("location"))
                     async for chunk in pieces:
                         body += chunk
                         if len(body) > MAX_GET_BYTES:
                             raise ServerFault(f"{self._where} sent more than {MAX_GET_BYTES >> 20} MiB.")
                 finally:
-                    await _close(response)
+                    with contextlib.suppress(*FAILURES):
+                        await response.aclose()
                     await pieces.aclose()
         except TimeoutError:
             if not limit.expired():
@@ -256,68 +250,78 @@ class Transport:
                 hint="Make one client per event loop: connections cannot be shared between loops.",
             )
 
-    def _request(self, method: str, path: str, extra: Mapping[str, str] | None, body: bytes) -> httpx.Request:
+    def _url(self, path: str) -> httpx.URL:
         if self._closed:
             raise ConfigError(f"The transport to {self._where} is closed.", hint="Make a new client.")
         self._bind()
-        # built here and not by the client, which would merge in cookies and its own headers
         if (url := self._targets.get(path)) is None:
             url = self._targets[path] = httpx.URL(f"{self._base}/{path.lstrip('/')}")
-        given = tuple(extra.items()) if extra else ()
-        if (usual := self._usual.get(given)) is None:
-            usual = httpx.Headers({"Host": url.netloc.decode("ascii"), **self._headers, **dict(given)})
-            if len(self._usual) < MOST_USUAL:
-                self._usual[given] = usual
-        headers = httpx.Headers(usual)  # a copy
+        return url
+
+    def _plain(self, url: httpx.URL, extra: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a request without its credentials."""
+        headers = {"Host": url.netloc.decode("ascii"), **self._headers, **extra}
         if self._proxy_word:
             headers["Proxy-Authorization"] = self._proxy_word.reveal()
-        if method == "GET":
-            return httpx.Request(method, url, headers=headers)
-        headers.setdefault("Content-Type", "application/json")
-        if self._packed is not None and len(body) >= LEAST_BYTES:
-            body = self._packed(body)
-            headers["Content-Encoding"] = self._compress
-        headers["Content-Length"] = str(len(body))
-        # as a stream: of other content httpx would work out these headers once more
-        return httpx.Request(method, url, headers=headers, stream=_Body(body))
+        return headers
 
-    async def _post(self, request: httpx.Request) -> httpx.Response:
-        """Send it by the transport with its credentials; once more where they are renewed after that."""
-        if self._auth is None:
-            return await self._sent(self._connections.handle_async_request, request)
-        flow = self._auth.auth_flow(request)
-        next(flow)
-        response = await self._sent(self._connections.handle_async_request, request)
-        if not getattr(self._auth, "sends_once", False) and _goes_on(flow, response):
+    async def _post(
+        self, path: str, extra: Mapping[str, str] | None, body: bytes
+    ) -> tuple[_Sent, aiohttp.ClientResponse]:
+        """Send it with its credentials, once more where they are renewed after that."""
+        url, packed = self._url(path), self._packed if len(body) >= LEAST_BYTES else None
+        given = (path, packed is not None, *(extra.items() if extra else ()))
+        if (usual := self._usual.get(given)) is None:
+            told = {"Content-Type": "application/json", **(extra or {})}
+            if packed is not None:
+                told["Content-Encoding"] = self._compress
+            usual = _Sent(_request(url, self._plain(url, told)))
+            if self._flow is None and self._auth is not None:
+                usual = usual.with_credentials(self._auth)
+            if len(self._usual) < MOST_USUAL:
+                self._usual[given] = usual
+        if packed is not None:
+            body = packed(body)
+        if self._flow is None:
+            return usual, await self._sent(self._connections.post(usual, body))
+        flow = self._flow(_request(url, usual.headers))
+        sent = _Sent(next(flow))
+        response = await self._sent(self._connections.post(sent, body))
+        if (again := _goes_on(flow, response)) is not None:
             await _close(response)
-            response = await self._sent(self._connections.handle_async_request, request)
-        return response
+            del response  # see _replied
+            sent = _Sent(again)
+            response = await self._sent(self._connections.post(sent, body))
+        return sent, response
 
-    async def _open(self, request: httpx.Request) -> httpx.Response:
-        return await self._sent(functools.partial(self._client.send, stream=True), request)
+    async def _replied(self, path: str, extra: Mapping[str, str] | None, body: bytes) -> _Replied:
+        sent, response = await self._post(path, extra, body)
+        status, raw = response.status, response.raw_headers
+        headers = _scrubbed(raw, sent.secrets)
+        if 300 <= status < 400:
+            refused = self._redirected(sent, status, headers, response.headers.get("location"))
+            await _close(response)
+            del response, raw  # a traceback that shows what a frame holds would show what the server sent
+            raise refused
+        pieces: AsyncIterator[bytes] = _pieces(response)
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            pieces = httpx.Response(status, headers=raw, stream=_Raw(pieces)).aiter_bytes()
+        return status, headers, self._chunks(pieces, status, headers, sent.secrets), response
 
-    async def _sent(
-        self, send: Callable[[httpx.Request], Awaitable[httpx.Response]], request: httpx.Request
-    ) -> httpx.Response:
+    async def _sent(self, sending: Coroutine[Any, Any, T]) -> T:
         failure: DeepSeekError | None = None
         try:
-            response = await send(request)
+            return await sending
         except DeepSeekError:
             raise
         except BaseException as exc:  # noqa: BLE001 (mapped, or raised again)
             failure = map_error(exc, self._where)
             if failure is None:  # a cancellation, or a mistake of ours
                 raise exc.with_traceback(None) from None  # the frames below hold the headers
-        if failure is not None:
-            raise failure  # outside the handler: nothing of the libraries hangs on it
-        response.request = request
-        if 300 <= response.status_code < 400:
-            await _close(response)
-            raise self._redirected(response)
-        return response
+        raise failure  # outside the handler: nothing of the libraries hangs on it
 
     async def _chunks(
-        self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str], secrets: list[Secret]
+        self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str], secrets: Sequence[Secret]
     ) -> AsyncGenerator[bytes, None]:
         """The bytes with the credentials masked; what breaks them off is one of our errors."""
         scrubber = Scrubber(secrets, answer=status == 200)
@@ -336,45 +340,84 @@ class Transport:
             failure.status, failure.trace_id = status, headers.get("x-ds-trace-id")
             raise failure
 
-    def _redirected(self, response: httpx.Response) -> EndpointUnknown:
-        secrets = _sent_secrets(response)
+    def _redirected(
+        self, sent: _Sent, status: int, headers: Mapping[str, str], location: str | None
+    ) -> EndpointUnknown:
         try:
-            target = response.request.url.join(response.headers.get("location", ""))
+            target = sent.url.join(location or "")
             host = ascii(target.host)[1:-1]
-            for secret in secrets:
+            for secret in sent.secrets:
                 host = secret.scrub(host)
             host = host[:80] or "an unnamed place"
         except (httpx.InvalidURL, UnicodeError):
             host = "an unreadable address"
         return EndpointUnknown(
-            f"{self._where} redirects to {host} (status {response.status_code}), which was not followed.",
+            f"{self._where} redirects to {host} (status {status}), which was not followed.",
             hint="Set base_url to the address that answers itself; keys are never carried to another one.",
-            status=response.status_code,
-            trace_id=_scrubbed(response, secrets).get("x-ds-trace-id"),
+            status=status,
+            trace_id=headers.get("x-ds-trace-id"),
         )
 
 
-def _goes_on(flow: Generator[httpx.Request, httpx.Response, None], response: httpx.Response) -> bool:
-    """Whether the credentials are renewed after this answer, and the request is to be sent once more."""
+_Replied = tuple[int, dict[str, str], AsyncGenerator[bytes, None], aiohttp.ClientResponse]
+
+
+class _Sent:
+    """A request's address and headers as aiohttp takes them; it shows neither."""
+
+    __slots__ = ("headers", "secrets", "target", "url")
+
+    def __init__(self, request: httpx.Request) -> None:
+        self.url, self.target = request.url, str(request.url)
+        encoding = request.headers.encoding
+        self.headers = {name.decode(encoding): value.decode(encoding) for name, value in request.headers.raw}
+        words = [request.headers.get(name, "") for name in ("authorization", "proxy-authorization")]
+        self.secrets = [Secret(word.rpartition(" ")[2]) for word in words if word]
+
+    def with_credentials(self, auth: httpx.Auth) -> _Sent:
+        """The same with credentials that are the same in every request."""
+        return _Sent(next(auth.auth_flow(_request(self.url, self.headers))))
+
+
+class _Posting:
+    """One POST: sent when it is entered, hung up when it is left."""
+
+    __slots__ = ("_chunks", "_response", "_send")
+
+    def __init__(self, send: Callable[[], Coroutine[Any, Any, _Replied]]) -> None:
+        self._send = send
+
+    async def __aenter__(self) -> Reply:
+        status, headers, self._chunks, self._response = await self._send()
+        return Reply(status, headers, self._chunks)
+
+    async def __aexit__(self, *_: object) -> None:
+        await _close(self._response)
+        await self._chunks.aclose()
+
+
+def _request(url: httpx.URL, headers: Mapping[str, str]) -> httpx.Request:
+    """A POST to put credentials on; its body goes another way, or httpx would add headers for it."""
+    return httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(b""))
+
+
+def _goes_on(
+    flow: Generator[httpx.Request, httpx.Response, None], response: aiohttp.ClientResponse
+) -> httpx.Request | None:
+    """The request with renewed credentials; None where this answer ends it."""
     try:
-        flow.send(response)
+        return flow.send(httpx.Response(response.status, headers=response.raw_headers))
     except StopIteration:
-        return False
-    return True
+        return None
 
 
-def _sent_secrets(response: httpx.Response) -> list[Secret]:
-    """The credentials on the request that was answered: a key, or the token of that moment."""
-    sent = response.request.headers
-    words = [sent.get(name, "") for name in ("authorization", "proxy-authorization")]
-    return [Secret(word.rpartition(" ")[2]) for word in words if word]
-
-
-def _scrubbed(response: httpx.Response, secrets: list[Secret]) -> dict[str, str]:
+def _scrubbed(raw: Sequence[tuple[bytes, bytes]], secrets: Sequence[Secret]) -> dict[str, str]:
     """The headers with lower-case names, equal names joined, without the credentials it answers to."""
-    encoding = response.headers.encoding
+    encoding = "ascii"
+    if not all(value.isascii() for _, value in raw):
+        encoding = httpx.Headers(raw).encoding
     headers: dict[str, str] = {}
-    for raw_name, raw_value in response.headers.raw:
+    for raw_name, raw_value in raw:
         name, value = raw_name.decode(encoding).lower(), raw_value.decode(encoding)
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     together = "\n".join(headers.values())
@@ -384,21 +427,31 @@ def _scrubbed(response: httpx.Response, secrets: list[Secret]) -> dict[str, str]
     return headers
 
 
-class _Body(httpx.AsyncByteStream):
-    """A body; in pieces, as often as it is asked for, where it is large."""
+class _Raw(httpx.AsyncByteStream):
+    """The bytes of a body that httpx is to decompress."""
 
-    def __init__(self, body: bytes) -> None:
-        self._body = body
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
 
-    @property
-    def data(self) -> bytes | _Body | None:
-        """What aiohttp takes for it."""
-        return self if len(self._body) > PLAIN_BODY_BYTES else self._body or None
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        view = memoryview(self._body)
-        for start in range(0, len(view), PIECE_BYTES):
-            yield bytes(view[start : start + PIECE_BYTES])
+
+async def _pieces(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """The bytes of a body as they come. Raises httpx's errors."""
+    content = response.content
+    try:
+        while piece := await content.read(READ_BYTES):
+            yield piece
+    except aiohttp.ClientError:
+        with map_aiohttp_exceptions():
+            raise
+
+
+async def _in_pieces(body: bytes) -> AsyncGenerator[bytes, None]:
+    view = memoryview(body)
+    for start in range(0, len(view), PIECE_BYTES):
+        yield bytes(view[start : start + PIECE_BYTES])
 
 
 class _Connections(AiohttpTransport):
@@ -418,30 +471,38 @@ class _Connections(AiohttpTransport):
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=connect_timeout_s, sock_connect=connect_timeout_s, sock_read=None
         )
-        self._urls: dict[httpx.URL, str] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it; the response's body is not read yet. Raises httpx's errors."""
+        """Send a request without a body; the response's is not read yet. Raises httpx's errors."""
+        response = await self._exchange(request.method, _Sent(request), None)
+        return httpx.Response(
+            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response)
+        )
+
+    async def post(self, sent: _Sent, body: bytes) -> aiohttp.ClientResponse:
+        """Send ``body``; the response's is not read yet. Raises httpx's errors."""
+        return await self._exchange("POST", sent, body)
+
+    async def _exchange(self, method: str, sent: _Sent, body: bytes | None) -> aiohttp.ClientResponse:
         if not isinstance(self.client, aiohttp.ClientSession):
             self.client = self.get_client()
-        if (url := self._urls.get(request.url)) is None:
-            url = self._urls[request.url] = str(request.url)
-        headers, encoding = request.headers, request.headers.encoding
-        stream = request.stream
-        with map_aiohttp_exceptions():
-            response = await self.client.request(
-                request.method,
-                url,
-                headers={name.decode(encoding): value.decode(encoding) for name, value in headers.raw},
-                data=stream.data if isinstance(stream, _Body) else request.content or None,
+        headers, data = sent.headers, cast(Any, body)
+        if body is not None and len(body) > PLAIN_BODY_BYTES:
+            headers, data = {**headers, "Content-Length": str(len(body))}, _in_pieces(body)
+        try:
+            return await self.client.request(
+                method,
+                sent.target,
+                headers=headers,
+                data=data,
                 allow_redirects=False,
                 auto_decompress=False,
                 timeout=self._timeout,
                 **self._proxy,
             )
-        return httpx.Response(
-            response.status, headers=response.raw_headers, stream=AiohttpResponseStream(response)
-        )
+        except Exception:
+            with map_aiohttp_exceptions():
+                raise
 
 
 class _Response(aiohttp.ClientResponse):
@@ -455,7 +516,7 @@ class _Response(aiohttp.ClientResponse):
         protocol = connection.protocol
         await super().start(connection)
         content = self.content
-        if protocol is None or content.is_eof():
+        if protocol is None or content.is_eof() or "content-length" in self.headers:
             return self
 
         def ended(_: object = None) -> None:
@@ -483,9 +544,9 @@ def _seen(closed: asyncio.Future[None]) -> None:
         closed.exception()
 
 
-async def _close(response: httpx.Response) -> None:
+async def _close(response: aiohttp.ClientResponse) -> None:
     with contextlib.suppress(*FAILURES):
-        await response.aclose()
+        await response.__aexit__(None, None, None)
 
 
 # -- addresses, proxies, certificates -----------------------------------------------------------
@@ -569,7 +630,7 @@ def _host_and_port(proxy: httpx.Proxy | None) -> str | None:
     return f"{proxy.url.host}:{proxy.url.port or (443 if proxy.url.scheme == 'https' else 80)}"
 
 
-@functools.cache
+@cache
 def _say_once(origin: str, proxy: str) -> None:
     """A proxy sees who asks whom, and may sign anew: it is named once, in the log of ``deepseek_nb``."""
     LOG.info("Requests to %s go through the proxy %s, as the environment sets it.", origin, proxy)
