@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from deepseek_nb.adapters.journal import Item, ItemRow, Journal
 from deepseek_nb.adapters.store import json_text
+from deepseek_nb.batch.garbage import collected_less
 from deepseek_nb.batch.hours import Hours
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.waves import Waves
@@ -128,6 +129,10 @@ class JobRun:
 
     async def run(self) -> None:
         """Work until every row is done or failed, or the job stops."""
+        with collected_less():
+            await self._run()
+
+    async def _run(self) -> None:
         self._looked_s = asyncio.get_running_loop().time()
         helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch())]
         if self.hours is not None:
