@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deepseek_nb.adapters.journal import JobRow
 from deepseek_nb.batch.form import INLINE, form_of
 from deepseek_nb.batch.numbered import NumberedSchema
-from deepseek_nb.batch.spec import JobSpec
+from deepseek_nb.batch.spec import JobSpec, digest_of
 from deepseek_nb.client.structured import Schema
+from deepseek_nb.core.errors import JobMismatch
 from deepseek_nb.core.template import Template
 
-__all__ = ["spec_of"]
+__all__ = ["damage", "spec_of"]
 
 
 def spec_of(meta: Mapping[str, Any]) -> JobSpec:
@@ -32,4 +34,18 @@ def spec_of(meta: Mapping[str, Any]) -> JobSpec:
         meta.get("block", 0),
         INLINE if layout == "inline" else form_of(Template(template), (), layout),
         meta.get("rows_per_request", 1),
+    )
+
+
+def damage(there: JobRow) -> JobMismatch | None:
+    """The error for a job whose description does not fit the digest beside it; None where it does.
+
+    One of the two was damaged in the file, so whether a call is that job's work cannot be told.
+    """
+    if digest_of(there.meta) == there.digest:
+        return None
+    return JobMismatch(
+        f"What the ledger holds of the job {there.name!r} is damaged: it cannot be told what it asks.",
+        hint="Give the work another job name: rows whose answers are in the store are not paid again. The "
+        f"damaged one goes with: deepseek-nb jobs delete {there.name!r}",
     )

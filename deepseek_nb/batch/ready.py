@@ -10,6 +10,7 @@ from deepseek_nb.adapters.journal import JobRow, Journal
 from deepseek_nb.adapters.settings import parse_patience_s
 from deepseek_nb.batch.call import arranged
 from deepseek_nb.batch.hours import Hours, When
+from deepseek_nb.batch.kept_spec import damage
 from deepseek_nb.batch.packed_run import PackedRun
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.rows import Rows
@@ -52,12 +53,17 @@ def job_budget(
 def written_down(
     journal: Journal, name: str, spec: JobSpec, client: Client, items: Iterable[tuple[str, str, int]]
 ) -> None:
-    """Have the journal hold the job with these rows. Raises JobMismatch where the name is other work's."""
+    """Have the journal hold the job with these rows.
+
+    Raises JobMismatch where the name is other work's, or what is kept of the job is damaged.
+    """
     meta = spec.meta(client.aio)
     try:
         journal.open_job(name, spec.digest(client.aio), meta, items)
     except JobMismatch as error:
         there, differs = journal.job(name), set(getattr(error, "differs", ()))
+        if there is not None and (damaged := damage(there)) is not None:
+            raise damaged from None
         if there is not None and differs and differs <= {"layout", "block"}:
             error.hint = f"To go on with it, pass {_as_begun(there)}. Other work needs another job name."
         raise

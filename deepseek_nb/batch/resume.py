@@ -22,7 +22,7 @@ from deepseek_nb.batch.frame import answer_columns, build_frame, frame_columns
 from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared
-from deepseek_nb.batch.kept_spec import spec_of
+from deepseek_nb.batch.kept_spec import damage, spec_of
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import refuse_elsewhere
 from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
@@ -51,7 +51,8 @@ def resume(
 
     Options as in :func:`deepseek_nb.apply`. Costs one request for each row that is not done, and nothing for
     the others. Raises ConfigError where there is no such job, and JobMismatch where this client would ask
-    otherwise than the job began: another server or route, or another release; nothing is sent then.
+    otherwise than the job began: another server or route, or another release, or where what is kept of the
+    job is damaged; nothing is sent then.
     """
     settings = client.settings
     settings.require_credentials()
@@ -59,6 +60,9 @@ def resume(
         journal = undo.enter_context(Journal(settings.data_dir / "jobs.db"))
         there = _job(journal, name)
         refuse_elsewhere(journal, name, None)
+        if (damaged := damage(there)) is not None:
+            damaged.hint = f"Run the call that began it once more: it may go on there. If not: {damaged.hint}"
+            raise damaged
         spec = spec_of(there.meta)
         if spec.digest(client.aio) != there.digest:
             raise _other(there, spec.meta(client.aio))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -24,7 +24,7 @@ from deepseek_nb.core.layout.estimate import scale_of
 from deepseek_nb.core.layout.prefix import BLOCK_TOKENS, Prefix, padded
 from deepseek_nb.core.retry import RetryPolicy
 
-__all__ = ["Asking", "JobSpec"]
+__all__ = ["Asking", "JobSpec", "digest_of"]
 
 ROW_PRIORITY = 2
 ROW_MAX_TOKENS = 1024
@@ -89,7 +89,7 @@ class JobSpec:
 
     def digest(self, client: AsyncClient) -> str:
         """Names the work: a job of the same name with another digest is other work."""
-        return blake2b(canonical_json(self.meta(client)).encode(), digest_size=12).hexdigest()
+        return digest_of(self.meta(client))
 
     def errands(
         self,
@@ -161,6 +161,11 @@ class JobSpec:
         """Twice the longest answer that fits the schema: one that runs on is cut before it costs much."""
         longest = longest_tokens(self.schema)
         return ROW_MAX_TOKENS if longest is None else min(max(2 * longest, LEAST_MAX_TOKENS), ROW_MAX_TOKENS)
+
+
+def digest_of(meta: Mapping[str, Any]) -> str:
+    """The digest of the work that ``meta`` describes, given or read back from the journal."""
+    return blake2b(canonical_json(meta).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class Asking:

@@ -183,7 +183,10 @@ class SchemaError(Yours):
 
 
 class JobMismatch(Yours):
-    """The job name belongs to a job with another template, schema or model. Nothing was sent."""
+    """The job name belongs to a job with another template, schema or model, or to a damaged one.
+
+    Nothing was sent.
+    """
 
     default_hint = "Give this work another job name, or delete the old job with: deepseek-nb jobs delete NAME"
 

@@ -15,6 +15,7 @@ from workers import MAX_TOKENS, QUESTION, frame_of, told
 
 from deepseek_nb.adapters.database import StoreDamaged
 from deepseek_nb.batch.apply import apply
+from deepseek_nb.batch.resume import resume
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import JobMismatch, StoreFailed
 from deepseek_nb.sandbox import Sandbox
@@ -46,11 +47,48 @@ def test_a_flipped_byte_gives_no_wrong_answer(tmp_path, name):
                     _work(server, bad)
                     outcomes["right at once" if len(server.log) == paid else "asked again"] += 1
                 except (StoreFailed, JobMismatch) as error:  # what tells one job from another was damaged
-                    outcomes["clear error" if error.hint else "an error without advice"] += 1
+                    outcomes["clear error" if _tells(error) else f"unclear: {error!r}"] += 1
             shutil.rmtree(bad)
     print(f"{name}: {dict(outcomes)}")
-    assert outcomes["an error without advice"] == 0
+    assert outcomes.keys() <= {"right at once", "asked again", "clear error"}
     assert outcomes["right at once"] + outcomes["asked again"] > FLIPS / 2
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "digest = replace(digest, substr(digest, 1, 1), 'x')",
+        "meta = replace(meta, '\"model\"', '\"modem\"'), digest = 'other work'",
+        "meta = substr(meta, 2), digest = 'other work'",
+    ],
+)
+def test_a_damaged_job_is_not_called_other_work(tmp_path, harm):
+    """The error says that it is damaged, and its advice works: under another name nothing is paid again."""
+    with Sandbox(count="estimate", time_scale=100) as server:
+        _work(server, tmp_path)
+        paid = len(server.log)
+        _alter(tmp_path, harm)
+        with pytest.raises(JobMismatch, match="the job 'j' is damaged") as caught:
+            _work(server, tmp_path)
+        assert "jobs delete 'j'" in caught.value.hint
+        _work(server, tmp_path, job="k")
+        assert len(server.log) == paid
+
+
+def test_a_job_whose_description_is_damaged_goes_on_by_its_own_call(tmp_path):
+    """Going on by the name alone says so, and that the call itself is the way."""
+    with Sandbox(count="estimate", time_scale=100) as server:
+        _work(server, tmp_path)
+        paid = len(server.log)
+        _alter(tmp_path, "meta = replace(meta, '\"thinking\": false', '\"thinking\": true')")
+        with (
+            Client(**told(server.base_url, server.api_key, tmp_path)) as client,
+            pytest.raises(JobMismatch, match="the job 'j' is damaged") as caught,
+        ):
+            resume("j", client=client)
+        assert "Run the call that began it once more" in caught.value.hint
+        _work(server, tmp_path)
+        assert len(server.log) == paid
 
 
 @pytest.mark.slow
@@ -79,7 +117,19 @@ def test_an_index_that_leads_astray_loses_no_row(tmp_path, index):
         assert server.log.answered_twice() == {}, "the answers were in the store"
 
 
-def _work(server: Sandbox, folder: Path) -> None:
+def _tells(error: StoreFailed | JobMismatch) -> bool:
+    """Whether it says what is wrong, which is no other work of that name, and what to do."""
+    return bool(error.hint) and (isinstance(error, StoreFailed) or "is damaged" in error.message)
+
+
+def _alter(folder: Path, harm: str) -> None:
+    connection = sqlite3.connect(folder / "jobs.db")
+    with connection:
+        connection.execute(f"UPDATE jobs SET {harm}")
+    connection.close()
+
+
+def _work(server: Sandbox, folder: Path, job: str = "j") -> None:
     """Ask all questions, singly and as a job; every answer has to be the right one.
 
     A row that was damaged in the queue stays pending, with a warning that says to run the call again.
@@ -89,7 +139,7 @@ def _work(server: Sandbox, folder: Path) -> None:
             out = apply(
                 frame_of(ROWS),
                 QUESTION + "{{n}}",
-                job="j",
+                job=job,
                 client=client,
                 progress=False,
                 max_tokens=MAX_TOKENS,
