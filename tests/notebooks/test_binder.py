@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import httpx
 import pytest
@@ -57,6 +58,20 @@ def test_the_python_it_asks_for_is_one_we_run_on():
 def test_the_package_is_installed_from_the_repository():
     lines = (BINDER / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == [".[notebooks]"]
+
+
+def test_the_readme_has_a_badge_that_is_read_without_its_picture():
+    """The picture is our own and comes along; a reader that shows none has its words."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    badge = re.search(r"\[!\[([^\]]+)\]\(([^)]+)\)\]\(https://mybinder\.org/\) (.+)", readme)
+    assert badge is not None
+    words, picture, beside = badge.groups()
+    assert words == "Launch Binder"
+    assert "the address of this repository" in beside
+    drawn = ElementTree.parse(ROOT / picture).getroot()
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+    assert drawn.get("aria-label").lower() == words.lower()
+    assert "".join(drawn.itertext()).split()[-2:] == words.lower().split()
 
 
 @pytest.mark.parametrize("script", ["postBuild", "start"])
