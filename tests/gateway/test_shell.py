@@ -34,6 +34,20 @@ budget_day_usd = 1
 """
 
 
+COUNTED = """
+import gc, signal
+from deepseek_nb.cli import main
+
+def told(*_):
+    print(gc.get_freeze_count(), len(gc.get_objects()), flush=True)
+
+signal.signal(signal.SIGUSR1, told)
+told()
+main(["gateway"])
+"""
+"""The gateway in a process that tells at a signal how many objects collections leave out, and look at."""
+
+
 def command(folder: Path, *words: str, **environ: str) -> tuple[list[str], dict[str, str]]:
     told = {
         "UP_KEY": UPSTREAM_KEY,
@@ -128,6 +142,33 @@ def test_it_serves_until_a_signal_and_ends_what_is_under_way(tmp_path, number):
         assert [(one["route"], one["status"]) for one in requests] == [("healthz", 200), ("chat", 200)]
         assert requests[1]["completion_tokens"] > 0
         assert "sky" not in log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are told otherwise there")
+def test_collections_leave_out_what_is_loaded_for_good(file):
+    """A full one would stop every answer for as long as it takes to look at all modules."""
+    _, env = command(file.parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", COUNTED],
+        env=env,
+        cwd=file.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            left_out, looked_at = map(int, process.stdout.readline().split())
+            assert (left_out, looked_at > 10_000) == (0, True)
+            (base_url,) = re.findall(r"http://[\d.:]+", process.stdout.readline())
+            assert httpx.get(f"{base_url}/healthz", trust_env=False, timeout=20).status_code == 200
+            process.send_signal(signal.SIGUSR1)
+            counted = next(line for line in process.stdout if re.fullmatch(r"\d+ \d+\n", line))
+        finally:
+            process.terminate()
+        left_out, looked_at = map(int, counted.split())
+        print(f"left out: {left_out:,}, looked at: {looked_at:,}")
+        assert left_out > 10 * looked_at
 
 
 def test_the_base_install_needs_no_web_server():
