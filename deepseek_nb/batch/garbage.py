@@ -24,7 +24,7 @@ def collected_less() -> Iterator[None]:
 
     A higher setting, and one that is changed meanwhile, is left as it is.
     """
-    global _jobs, _before  # noqa: PLW0603 (the collector is the process's, too)
+    global _jobs, _before
     with _lock:
         _jobs += 1
         if _jobs == 1:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.exchange import Exchange
@@ -111,17 +111,17 @@ class Drive:
         now = asyncio.get_running_loop().time
         self.started_s = self.leg_since_s = now()
         command: Command = self.call.start(now())
-        while True:
-            if isinstance(command, Finish):
-                return self._finish(command.answer)
-            if isinstance(command, Fail):
-                raise self._fail(command)
+        while (obey := self._OBEY.get(type(command))) is not None:
             try:
-                event = await self._obey(command)
+                event = await obey(self, command)
             except asyncio.CancelledError as gone:
                 self.cancelled = gone
                 event = Interrupted(self._perhaps_charged())
             command = self.call.next(event, now())
+        if isinstance(command, Finish):
+            return self._finish(command.answer)
+        assert isinstance(command, Fail)  # noqa: S101 (the story has no other last word)
+        raise self._fail(command)
 
     def _finish(self, answer: Answer) -> Answer:
         if self.cancelled is not None:
@@ -145,29 +145,6 @@ class Drive:
         if self.ticket is not None:
             self.gate.leave(self.ticket)
             self.ticket = None
-
-    async def _obey(self, command: Command) -> Event:
-        match command:
-            case LookUp():
-                return await self._look_up(command)
-            case Reserve():
-                return await self._reserve(command)
-            case Admit():
-                return await self._enter()
-            case Send():
-                return await self._send(command)
-            case Store():
-                return await self._store(command)
-            case Settle():
-                return self._settle(command)
-            case Release():
-                return self._release()
-            case Wait():
-                return await self._wait(command)
-            case FallBack():
-                return self._fall_back(command)
-            case _:  # pragma: no cover
-                raise AssertionError(f"the story has no {command!r}")
 
     # -- the store
 
@@ -228,7 +205,7 @@ class Drive:
 
     def _worst_usd(self, request: ChatRequest) -> float:
         price = self.reserved_price
-        if price is None:
+        if price is None or not self.errand.budget.limited:
             return 0.0
         longest = request.max_tokens or self.errand.output_tokens
         return worst_case_usd(estimate_request_tokens(request), longest, price)
@@ -236,7 +213,7 @@ class Drive:
     def _cost_usd(self, usage: Usage) -> float | None:
         return None if self.reserved_price is None else self.reserved_price.cost_of(usage)
 
-    def _settle(self, command: Settle) -> Event:
+    async def _settle(self, command: Settle) -> Event:
         cost_usd = self._cost_usd(command.usage)
         self._note_charge("yes" if command.certain else "unknown")
         if self.reservation is not None:
@@ -249,7 +226,7 @@ class Drive:
     def _note_charge(self, charged: Charged) -> None:
         self.charged = max(self.charged, charged, key=CHARGED_ORDER.index)
 
-    def _release(self) -> Event:
+    async def _release(self, _: Release) -> Event:
         if self.reservation is not None:
             self.errand.budget.release(self.reservation)
             self.reservation = None
@@ -258,7 +235,7 @@ class Drive:
 
     # -- the server
 
-    def _fall_back(self, command: FallBack) -> Event:
+    async def _fall_back(self, command: FallBack) -> Event:
         """Go on with the leg that the call has turned to. It says so at once: a wait may follow."""
         if self.ticket is not None:  # the place was in the line of the leg before
             self._gate_of(self.call.legs[command.leg - 1]).leave(self.ticket)
@@ -268,7 +245,7 @@ class Drive:
         self._tell("fallback", error=command.error, tries=self.call.tries, refusals=self.call.refusals)
         return Done()
 
-    async def _enter(self) -> Event:
+    async def _enter(self, _: Admit) -> Event:
         """Wait for a place; where this server is down and another leg's is not, give that up."""
         held, self.ticket = self.ticket, None
         if not self.errand.fallbacks:
@@ -463,6 +440,19 @@ class Drive:
             listener(event)
         if self.errand.on_event is not None:
             self.errand.on_event(event)
+
+    _OBEY: ClassVar[Mapping[type, Callable[[Drive, Any], Coroutine[Any, Any, Event]]]] = {
+        LookUp: _look_up,
+        Reserve: _reserve,
+        Admit: _enter,
+        Send: _send,
+        Store: _store,
+        Settle: _settle,
+        Release: _release,
+        Wait: _wait,
+        FallBack: _fall_back,
+    }
+    """What carries out each command but the last ones."""
 
 
 async def _withdrawn(entering: asyncio.Future[Ticket], gate: Gate) -> None:

@@ -72,6 +72,7 @@ class Gate:
         self.recall = recall
         self.member = member or owner_name()
         self._shared = shared
+        self._time: Callable[[], float] | None = None
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._take_back: dict[Ticket, Callable[[], None]] = {}
@@ -85,10 +86,11 @@ class Gate:
         if shared is not None:
             admission.share()
 
-    @staticmethod
-    def now() -> float:
+    def now(self) -> float:
         """The loop's monotonic clock, in seconds."""
-        return asyncio.get_running_loop().time()
+        if self._time is None:
+            self._time = asyncio.get_running_loop().time
+        return self._time()
 
     # ------------------------------------------------------------------------------------- the line
 

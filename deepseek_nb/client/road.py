@@ -67,12 +67,12 @@ class Road(Means):
                 errand.on_delta(Delta(answer.text, answer.reasoning))
             return answer
         flight = asyncio.get_running_loop().create_future()
-        flight.add_done_callback(_look_away)
         self._flights[errand.key] = flight
         try:
             answer = await self._under_claim(errand)
         except DeepSeekError as error:
             flight.set_exception(error)
+            flight.exception()  # its own caller has it: where nobody shared it, asyncio is not to complain
             raise
         except BaseException:
             flight.cancel()
@@ -110,9 +110,3 @@ class Road(Means):
 def _cancelling() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _look_away(flight: asyncio.Future[Answer]) -> None:
-    """An error nobody shared is not 'never retrieved': its own caller has it."""
-    if not flight.cancelled():
-        flight.exception()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from weakref import WeakKeyDictionary
 
 from deepseek_nb.core.errors import DeepSeekError, WentSilent
 
@@ -51,8 +53,46 @@ class Limits:
     """For the whole request."""
 
 
+class _Rounds:
+    """Looks after all watchdogs of one event loop with one timer: a request costs none of its own."""
+
+    def __init__(self) -> None:
+        self._on_duty: dict[Watchdog, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_s = math.inf
+
+    def begin(self, dog: Watchdog, look_s: float) -> None:
+        self._on_duty[dog] = None
+        if look_s < self._next_s:
+            self._look_at(look_s)
+
+    def end(self, dog: Watchdog) -> None:
+        self._on_duty.pop(dog, None)
+        if not self._on_duty:
+            self._rest()
+
+    def _look_at(self, look_s: float) -> None:
+        self._rest()
+        self._timer, self._next_s = asyncio.get_running_loop().call_at(look_s, self._round), look_s
+
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._next_s = None, math.inf  # it would keep its loop alive
+
+    def _round(self) -> None:
+        self._rest()
+        now = asyncio.get_running_loop().time()
+        look_s = min([dog.look(now) for dog in list(self._on_duty)], default=math.inf)
+        if look_s < math.inf:
+            self._look_at(look_s)
+
+
+_rounds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Rounds] = WeakKeyDictionary()
+
+
 class Watchdog:
-    """Ends the block it guards with :class:`WentSilent` when a limit passes. One timer, whatever the traffic.
+    """Ends the block it guards with :class:`WentSilent` when a limit passes. One timer for all of a loop.
 
     Tell it ``byte()`` for each read and ``token()`` for each piece of the answer. ``repeat_due``
     tells whether a request without any byte should be given up before its time, as a job's last one.
@@ -67,7 +107,9 @@ class Watchdog:
         self._byte_s: float | None = None
         self._token_s: float | None = None
         self._why: DeepSeekError | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._turns = TURNS
+        rounds = _rounds.get(self._loop)
+        self._rounds = rounds or _rounds.setdefault(self._loop, _Rounds())
 
     def byte(self) -> None:
         """Something came."""
@@ -98,8 +140,8 @@ class Watchdog:
             )
         return min(silence, progress, (started_s + limits.total_s, "total_s"))
 
-    def _look(self, turns: int = TURNS) -> None:
-        now = self._loop.time()
+    def look(self, now: float) -> float:
+        """Hang up if it is time to; gives when to look again, infinity for never."""
         due_s, why = self._due()
         if self._repeat_due is not None and self._byte_s is None:
             if self._repeat_due():
@@ -107,23 +149,29 @@ class Watchdog:
             else:
                 due_s = min(due_s, now + self.limits.silence_s / LOOKS)
         if due_s > now:
-            self._timer = self._loop.call_at(due_s, self._look)
-        elif turns:  # the loop may be held up, and what came lie unread: let it read first
-            self._timer = self._loop.call_later(TURN_S, self._look, turns - 1)
-        else:
-            said = WORDS[why].format(getattr(self.limits, why, 0.0))
-            self.hang_up(WentSilent(f"We hung up: {said}.", hint="Running it again usually works."))
+            self._turns = TURNS
+            return due_s
+        if self._turns:  # the loop may be held up, and what came lie unread: let it read first
+            self._turns -= 1
+            return now + TURN_S
+        said = WORDS[why].format(getattr(self.limits, why, 0.0))
+        self.hang_up(WentSilent(f"We hung up: {said}.", hint="Running it again usually works."))
+        return math.inf
 
     async def __aenter__(self) -> Watchdog:
         await self._timeout.__aenter__()
-        self._look()
+        limits, first_s = self.limits, self._started_s
+        if self._repeat_due is not None:
+            first_s = self.look(first_s)
+        else:
+            first_s += min(limits.silence_s, limits.first_byte_s, limits.first_token_s, limits.total_s)
+        self._rounds.begin(self, first_s)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._rounds.end(self)
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:

@@ -150,6 +150,11 @@ class Budget:
         return self._own.limit_usd
 
     @property
+    def limited(self) -> bool:
+        """Whether there is a limit, here or around: without one nothing need be set aside."""
+        return any(account.limit is not None for account in self.accounts)
+
+    @property
     def spent_usd(self) -> float:
         """What was charged, by the server's count."""
         return self._own.spent / UNITS_PER_USD
