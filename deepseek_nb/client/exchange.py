@@ -169,6 +169,9 @@ class Exchange:
         this request's own: not where the server was known to be down.
         """
         gate, ticket, wait_s = self._gate, self.ticket, 0.0
+        if error is None:
+            gate.answered(ticket)
+            return wait_s, True
         unreached = isinstance(error, NeverConnected) and self.upstream.reached
         counted = gate.down_s() is None and not unreached
         if isinstance(error, Recalled):
@@ -177,7 +180,7 @@ class Exchange:
             wait_s = gate.refused(ticket, overloaded=False, named_limit=error.limit)
         elif isinstance(error, Overloaded):
             wait_s = gate.refused(ticket, overloaded=True, named_limit=None)
-        elif error is not None and error.disposition is Disposition.RETRY:
+        elif error.disposition is Disposition.RETRY:
             gate.faulted(ticket)
         else:
             gate.answered(ticket)

@@ -171,7 +171,7 @@ class Admission:
 
     def admit(self, now: float) -> list[Ticket]:
         """The tickets that may start now, in order. Call it after every other verb and at :meth:`wake_at`."""
-        started = self._passing_now(now)
+        started = self._passing_now(now) if self._interactive else []
         for ticket in started:
             self._interactive.remove(ticket)
             self.passing += 1
@@ -209,6 +209,8 @@ class Admission:
     def wake_at(self, now: float) -> float | None:
         """When to call :meth:`admit` if nothing else happens; None: only an event can change the answer."""
         hold_until_s = self.level.hold_until_s
+        if now >= hold_until_s and not self._interactive:
+            return None
         held_back = now < hold_until_s and (self._line or (self.open and self._interactive))
         times = [hold_until_s] if held_back else []
         if self.open and self._interactive:

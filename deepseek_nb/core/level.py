@@ -480,7 +480,7 @@ class Level:
     def learn(self, facts: Iterable[Fact], others_held: int) -> None:
         """Facts of one member in the order of its life, while the others held so many bulk requests."""
         for verb, now, told in facts:
-            if "held" in told:
+            if others_held and "held" in told:
                 told = {**told, "held": told["held"] + others_held}
             getattr(self, verb)(now, **told)
 
