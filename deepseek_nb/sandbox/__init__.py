@@ -7,7 +7,7 @@ mean nothing, or are replayed from a recording.
 
 from deepseek_nb.sandbox.faults import FAULTS, Fault, FaultSpec, fault_table
 from deepseek_nb.sandbox.log import RequestLog, RequestRecord
-from deepseek_nb.sandbox.questions import Completion, ParsedRequest, Refused
+from deepseek_nb.sandbox.questions import Call, Completion, ParsedRequest, Refused
 from deepseek_nb.sandbox.replay import Replay
 from deepseek_nb.sandbox.script import Ask, FaultScript
 from deepseek_nb.sandbox.server import Sandbox
@@ -18,6 +18,7 @@ __all__ = [
     "FAULTS",
     "SCENARIOS",
     "Ask",
+    "Call",
     "Completion",
     "Fault",
     "FaultScript",

@@ -7,6 +7,7 @@ byte for byte: 465 bytes for the plain sample, 1063 for the streamed one.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as quote
 
@@ -57,11 +58,14 @@ class ToolCall:
 
     name: str
     call_id: str
+    index: int = 0
+    chars: int = 0
+    """Characters of its arguments; the last call of an answer has all that are left."""
 
     def text(self, arguments: str) -> str:
         """The call as JSON text. Key order as documented: index, id, type, function."""
         return (
-            f'{{"index":0,"id":"{self.call_id}","type":"function",'
+            f'{{"index":{self.index},"id":"{self.call_id}","type":"function",'
             f'"function":{{"name":{quote(self.name)},"arguments":{quote(arguments)}}}}}'
         )
 
@@ -99,15 +103,18 @@ def completion_body(
     reasoning: str | None = None,
     finish_reason: str = "stop",
     choices: str | None = None,
-    call: ToolCall | None = None,
+    calls: Sequence[ToolCall] = (),
 ) -> bytes:
     """A whole answer. ``usage`` is JSON text, or None for no such key; ``choices`` replaces the choices.
 
-    With ``call`` the content stands in the call's arguments.
+    With ``calls`` the content stands in their arguments.
     """
     if choices is None:
         thought = "" if reasoning is None else f',"reasoning_content":{quote(reasoning)}'
-        called, content = ("", content) if call is None else (f',"tool_calls":[{call.text(content)}]', "")
+        called = ""
+        if calls:
+            told = ",".join(call.text(arguments) for call, arguments in _Shared(calls).take(content))
+            called, content = f',"tool_calls":[{told}]', ""
         choices = (
             f'[{{"index":0,"message":{{"role":"assistant","content":{quote(content)}{thought}{called}}},'
             f'"logprobs":null,"finish_reason":"{finish_reason}"}}]'
@@ -118,6 +125,23 @@ def completion_body(
         f'"model":"{head.model}","choices":{choices}{billed},'
         f'"system_fingerprint":"{head.fingerprint}"}}'
     ).encode("utf-8", "replace")
+
+
+class _Shared:
+    """Shares out text, as it comes, among the calls whose arguments it is."""
+
+    def __init__(self, calls: Sequence[ToolCall]) -> None:
+        self._calls = list(calls)
+        self._left = calls[0].chars if calls else 0
+
+    def take(self, text: str) -> list[tuple[ToolCall, str]]:
+        """Whose arguments the next text is, piece by piece."""
+        pieces = []
+        while len(self._calls) > 1 and len(text) >= self._left:
+            pieces.append((self._calls.pop(0), text[: self._left]))
+            text, self._left = text[self._left :], self._calls[0].chars
+        self._left -= len(text)
+        return [*pieces, (self._calls[0], text)]
 
 
 def fim_body(head: AnswerHead, text: str, usage: str | None, finish_reason: str = "stop") -> bytes:
@@ -132,8 +156,8 @@ class StreamText:
     """Writes the events of one streamed answer; the part they share is made once.
 
     ``usage_null``: the events before the last carry ``"usage":null`` (``include_usage`` was asked
-    for). ``thinking``: deltas name both fields, one of them null. ``call``: the content are the
-    arguments of a call, begun by an event that names it; those after it hold pieces of the arguments.
+    for). ``thinking``: deltas name both fields, one of them null. ``calls``: the content are the
+    arguments of calls, each begun by an event that names it; those after it hold pieces of the arguments.
     """
 
     def __init__(
@@ -142,7 +166,7 @@ class StreamText:
         *,
         thinking: bool = False,
         usage_null: bool = False,
-        call: ToolCall | None = None,
+        calls: Sequence[ToolCall] = (),
     ) -> None:
         self._head = (
             f'data: {{"id":"{head.answer_id}","object":"chat.completion.chunk","created":{head.created},'
@@ -152,7 +176,9 @@ class StreamText:
         tail = ',"usage":null}\n\n' if usage_null else "}\n\n"
         self._close = '},"logprobs":null,"finish_reason":null}]' + tail
         self.thinking = thinking
-        self.call = call
+        self._shared = _Shared(calls) if calls else None
+        self._named = set(() if thinking else calls[:1])
+        self._first = self._begin(calls[0]) if self._named else b""
 
     def _delta(self, fields: str) -> bytes:
         return f"{self._open}{fields}{self._close}".encode("utf-8", "replace")
@@ -161,8 +187,7 @@ class StreamText:
         """The first event."""
         if self.thinking:
             return self._delta('"role":"assistant","content":null,"reasoning_content":""')
-        begun = b"" if self.call is None else self._delta(f'"tool_calls":[{self.call.text("")}]')
-        return self._delta('"role":"assistant","content":""') + begun
+        return self._delta('"role":"assistant","content":""') + self._first
 
     def reasoning(self, text: str) -> bytes:
         """One token of reasoning."""
@@ -170,10 +195,21 @@ class StreamText:
 
     def content(self, text: str) -> bytes:
         """One token of the answer."""
-        if self.call is not None:
-            return self._delta(f'"tool_calls":[{{"index":0,"function":{{"arguments":{quote(text)}}}}}]')
+        if self._shared is not None:
+            return b"".join(self._arguments(call, piece) for call, piece in self._shared.take(text))
         rest = ',"reasoning_content":null' if self.thinking else ""
         return self._delta(f'"content":{quote(text)}{rest}')
+
+    def _begin(self, call: ToolCall) -> bytes:
+        return self._delta(f'"tool_calls":[{call.text("")}]')
+
+    def _arguments(self, call: ToolCall, text: str) -> bytes:
+        begun = b"" if call in self._named else self._begin(call)
+        self._named.add(call)
+        if not text:
+            return begun
+        piece = f'{{"index":{call.index},"function":{{"arguments":{quote(text)}}}}}'
+        return begun + self._delta(f'"tool_calls":[{piece}]')
 
     def finish(self, reason: str, usage: str | None, *, role_null: bool = False) -> bytes:
         """The last event; ``usage`` is its JSON text, "null", or None for no such key."""

@@ -206,7 +206,7 @@ def _meaning(
     json_mode = _json_mode(body, messages)
     if any(message.get("_images") for message in messages) and not model.images:
         raise refuse("This model does not support image")
-    tool, told = check_tools(body, messages, thinking=effort != "none")
+    tool, tools, told = check_tools(body, messages, thinking=effort != "none")
     if schema is not None:
         told = compact(schema).decode()
     max_tokens = body.get("max_tokens")
@@ -220,7 +220,7 @@ def _meaning(
         raise refuse(
             f"Invalid max_tokens value, the valid range of max_tokens is [1, {model.max_output_tokens}]"
         )
-    turns = tuple((m["role"], m["content"]) for m in messages)
+    turns = tuple((m["role"], _weighed(m)) for m in messages)
     tokens, blocks = counter.measure((("system", told), *turns) if told else turns)
     if tokens + max_tokens > model.context_tokens:
         raise refuse(
@@ -243,6 +243,7 @@ def _meaning(
             stop=stop,
             stream=stream,
             tool=tool,
+            tools=tools,
             schema=schema,
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             user_id=user_id,
@@ -254,6 +255,12 @@ def _meaning(
         ),
         model,
     )
+
+
+def _weighed(message: Mapping[str, Any]) -> str:
+    """What is counted of a message: its text, and its calls of functions."""
+    calls = message.get("tool_calls")
+    return f"{message['content']}{compact(calls).decode()}" if calls else str(message["content"])
 
 
 def _digest(value: Any) -> str:

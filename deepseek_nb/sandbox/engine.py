@@ -5,6 +5,8 @@ says it of a row's ``{{fields}}`` and the question is that row as JSON. In JSON 
 first JSON Schema found in the messages (the system message first) is filled from the last user
 message (see ``filling``); without one the answer is ``{"answer": ...}`` with a sentence of it. A
 function that has to be called gets its parameters filled alike, and so is the schema of ``/responses``.
+Where the model is free to call functions, it calls those that the question speaks of (see ``tools``); once
+their results are there, it answers with what they say.
 Where a list of answers to numbered rows is asked for, each row is answered as it would be alone (see
 ``packed``). Where the system message asks for lines with the number of an option, those are written (see
 ``numbered``). A row that is JSON is read field by field, in whatever order they come.
@@ -19,13 +21,15 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 from deepseek_nb.core.chat import canonical_json
 from deepseek_nb.sandbox.filling import fill
 from deepseek_nb.sandbox.numbered import find_lines, write_lines
 from deepseek_nb.sandbox.packed import answer_pack, as_read
-from deepseek_nb.sandbox.questions import Completion, ParsedRequest
+from deepseek_nb.sandbox.questions import Call, Completion, ParsedRequest
+from deepseek_nb.sandbox.tools import fitting
 from deepseek_nb.sandbox.words import clip, number_of, sentences
 
 __all__ = ["answer", "asked_schema", "find_schema"]
@@ -54,15 +58,24 @@ _THOUGHTS_BY_EFFORT = {"low": 2, "high": 4, "max": 6}
 def answer(request: ParsedRequest) -> Completion:
     """Answer a request by the rules above."""
     question = request.question
-    text = _text(request, question)
+    calls = _calls(request, question)
+    text = "" if calls else _text(request, question)
     last = request.messages[-1]
     if last["role"] == "assistant" and last.get("prefix"):
         begun = last["content"]
         text = text[len(begun) :] if text.startswith(begun) else f" {text}"
     if not request.thinking:
-        return Completion(text)
+        return Completion(text, calls=calls)
     kept = _THOUGHTS[: _THOUGHTS_BY_EFFORT[request.effort]]
-    return Completion(text, " ".join(kept).format(begins=clip(question.strip(), 40)))
+    return Completion(text, " ".join(kept).format(begins=clip(question.strip(), 40)), calls=calls)
+
+
+def _calls(request: ParsedRequest, question: str) -> tuple[Call, ...]:
+    """The calls that the model makes of its own will."""
+    if not request.tools or request.messages[-1]["role"] != "user":
+        return ()
+    called = fitting(request.tools, question)
+    return tuple(Call(tool.name, _json(fill(tool.parameters, as_read(question)))) for tool in called)
 
 
 def _text(request: ParsedRequest, question: str) -> str:
@@ -81,11 +94,17 @@ def _text(request: ParsedRequest, question: str) -> str:
     schema, inside = _schema_of(request, question)
     told = schema is not None and not inside  # by the system message: obeyed without JSON mode too
     if not request.json_mode and not told:
-        return MARK + clip(_extract(as_read(question), 2), _ANSWER_CHARS)
+        return MARK + clip(_extract(_results(request) or as_read(question), 2), _ANSWER_CHARS)
     if schema is None:
         return canonical_json({"answer": clip(_extract(question, 1), _ANSWER_CHARS)})
     source = question.replace(inside, " ") if inside else "\n".join(said)
     return _json(fill(schema, source))
+
+
+def _results(request: ParsedRequest) -> str:
+    """What the calls gave whose results end the conversation."""
+    ended = takewhile(lambda message: message["role"] == "tool", reversed(request.messages))
+    return "\n".join(message["content"] for message in reversed(list(ended)))
 
 
 def _row_text(row: str) -> str:

@@ -57,7 +57,7 @@ class Work:
     token_s: float = 0.0
     keep_alive_s: float = 15.0
     fim: bool = False
-    call: ToolCall | None = None
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def beat(self) -> Beat:
@@ -73,8 +73,8 @@ class Work:
     @property
     def finish_reason(self) -> str:
         """Why it ends: an answer that is a call and whole ends in "tool_calls"."""
-        whole_call = self.call is not None and self.draft.finish_reason == "stop"
-        return "tool_calls" if whole_call else self.draft.finish_reason
+        whole_calls = self.calls and self.draft.finish_reason == "stop"
+        return "tool_calls" if whole_calls else self.draft.finish_reason
 
     def body(self, choices: str | None = None) -> bytes:
         """The whole answer that is not streamed."""
@@ -89,7 +89,7 @@ class Work:
             reasoning=thought,
             finish_reason=self.finish_reason,
             choices=choices,
-            call=self.call,
+            calls=self.calls,
         )
 
     def writer(self) -> Writer:
@@ -121,7 +121,7 @@ class _ChatEvents(StreamText):
     def __init__(self, work: Work) -> None:
         null = work.include_usage and work.usage_chunk == "finish"
         super().__init__(
-            work.head, thinking=work.draft.reasoning is not None, usage_null=null, call=work.call
+            work.head, thinking=work.draft.reasoning is not None, usage_null=null, calls=work.calls
         )
         self._work = work
 

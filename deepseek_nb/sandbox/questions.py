@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Completion", "Engine", "ParsedRequest", "Refused", "Tool"]
+__all__ = ["Call", "Completion", "Engine", "ParsedRequest", "Refused", "Tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,15 @@ class Tool:
 
     name: str
     parameters: dict[str, Any] = field(default_factory=dict, repr=False)
+    description: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a function; its arguments are JSON text."""
+
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ class ParsedRequest:
     include_usage: bool = False
     tool: Tool | None = None
     """The function the answer has to call."""
+    tools: tuple[Tool, ...] = field(default=(), repr=False)
+    """The functions that it may call, where none has to be called."""
     schema: dict[str, Any] | None = field(default=None, repr=False)
     """The JSON Schema the answer has to fit, where the request tells one apart (``/responses``)."""
     user_id: str | None = None
@@ -71,6 +82,8 @@ class Completion:
     finish_reason: str = "stop"
     wait_s: float | None = None
     """Server seconds to the end of the answer; it then comes at once. None: the server's own times."""
+    calls: tuple[Call, ...] = ()
+    """Calls of functions, in place of the text. Where one has to be called, the text is its arguments."""
     recording: str = ""
     """Where it was recorded, if it is replayed: a name in printable ASCII without quotes and backslashes."""
 

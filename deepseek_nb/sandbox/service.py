@@ -25,7 +25,7 @@ from deepseek_nb.sandbox.http import MAX_BODY_BYTES, Connection, RawRequest
 from deepseek_nb.sandbox.log import RequestLog, RequestRecord
 from deepseek_nb.sandbox.plans import Work, plan
 from deepseek_nb.sandbox.prefix_cache import PrefixCache
-from deepseek_nb.sandbox.questions import ParsedRequest, Refused
+from deepseek_nb.sandbox.questions import Completion, ParsedRequest, Refused
 from deepseek_nb.sandbox.refusals import REFUSALS, ApiError, balance_empty, busy, error_reply, rate_limited
 from deepseek_nb.sandbox.response_events import ResponsesWork
 from deepseek_nb.sandbox.responses import RESPONSES_PATHS
@@ -292,7 +292,7 @@ class Service:
             token_s,
             setup.keep_alive_s,
             fim=case.path in FIM_PATHS,
-            call=self._call(request, fault),
+            calls=self._calls(request, completion, fault),
         )
         reply = plan(work, fault)
         if case.recording:
@@ -387,12 +387,24 @@ class Service:
         """A name for one answer, 32 hexadecimal digits."""
         return f"{self._ids.getrandbits(128):032x}"
 
-    def _call(self, request: ParsedRequest, fault: Fault | None) -> ToolCall | None:
-        """The call an answer consists of; its markup (DSML) is what the fault of that name makes of it."""
-        if request.tool is None or (fault is not None and fault.name == "dsml"):
-            return None
-        letters = "".join(self._ids.choices(ascii_letters + digits, k=24))
-        return ToolCall(request.tool.name, f"call_00_{letters}")
+    def _calls(
+        self, request: ParsedRequest, completion: Completion, fault: Fault | None
+    ) -> tuple[ToolCall, ...]:
+        """The calls an answer consists of; the fault "dsml" makes markup of them."""
+        if fault is not None and fault.name == "dsml":
+            return ()
+        called = [(call.name, len(call.arguments)) for call in completion.calls]
+        if request.tool is not None and not called:
+            called = [(request.tool.name, 0)]
+        return tuple(
+            ToolCall(
+                name,
+                f"call_{index:02d}_{''.join(self._ids.choices(ascii_letters + digits, k=24))}",
+                index,
+                chars,
+            )
+            for index, (name, chars) in enumerate(called)
+        )
 
     def _uuid(self) -> str:
         name = f"{self._ids.getrandbits(128):032x}"

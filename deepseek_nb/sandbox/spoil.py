@@ -40,7 +40,7 @@ class Draft:
 
 def draft_answer(request: ParsedRequest, completion: Completion, counter: Counter) -> Draft:
     """Cut a completion at its stop strings and at ``max_tokens``, of which reasoning takes its part first."""
-    text = completion.text
+    text = "".join(call.arguments for call in completion.calls) or completion.text
     if request.stop:
         ends = [at for at in map(text.find, request.stop) if at >= 0]
         if ends:
