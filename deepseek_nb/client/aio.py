@@ -22,6 +22,7 @@ from deepseek_nb.client.means import price_at
 from deepseek_nb.client.road import Road
 from deepseek_nb.client.routes import DEEPSEEK_HOST
 from deepseek_nb.client.structured import Schema
+from deepseek_nb.client.tool_use import offer_of, refuse_broken_chain, turn_calls
 from deepseek_nb.client.upstreams import Upstream, Upstreams, account_of
 from deepseek_nb.client.watchdog import Limits
 from deepseek_nb.core.admission import INTERACTIVE_LANE
@@ -38,6 +39,7 @@ from deepseek_nb.core.prices import Price, PriceTable
 from deepseek_nb.core.responses import refuse_what_responses_lack
 from deepseek_nb.core.retry import RetryPolicy
 from deepseek_nb.core.tokens import estimate_request_tokens
+from deepseek_nb.core.tools import ToolOffer
 from deepseek_nb.core.wire import Delta, error_from_reply
 from deepseek_nb.data import read_json
 
@@ -116,11 +118,15 @@ class AsyncClient:
     async def ask(self, prompt: Prompt, **options: Any) -> Answer:
         """Ask one question and wait for the whole answer.
 
-        ``prompt`` is a text, or a list of messages (``{"role": ..., "content": ...}``).
+        ``prompt`` is a text, or a list of messages (``{"role": ..., "content": ...}``; an assistant's may
+        have ``tool_calls``, and the result of a call, of the role "tool", has its ``tool_call_id``).
         Options: ``schema`` (a pydantic model, JSON Schema or ``{column: type}``: ``answer.value`` is
         then the checked value), ``structured`` ("json": JSON mode; "tool": a strict function on the beta
         address, without thinking, for schemas in its subset; "responses": the address /responses, which is
-        told the schema, without ``stop``), ``system``, ``model``, ``thinking``,
+        told the schema, without ``stop``), ``tools`` (functions that the model may call, in the form of
+        OpenAI: ``answer.tool_calls`` tells the calls, and nothing is called here), ``tool_choice`` ("auto",
+        "none", "required" or the name of a function; the last two force a call, without thinking),
+        ``system``, ``model``, ``thinking``,
         ``reasoning_effort``, ``max_tokens``, ``temperature``, ``top_p``, ``stop``,
         ``priority`` (1 to 5; 4 and 5 pass first), ``ttl`` (how old a stored answer may be: seconds, or text
         such as "30min"; ``ttl_s`` takes the number only), ``cache``, ``budget_usd``,
@@ -155,6 +161,8 @@ class AsyncClient:
         *,
         schema: Any = None,
         structured: Structured = "json",
+        tools: Sequence[Mapping[str, Any]] | ToolOffer | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         system: str | None = None,
         model: str | None = None,
         thinking: bool | None = None,
@@ -184,11 +192,17 @@ class AsyncClient:
         settings = self.settings
         shape = None if schema is None else Schema.of(schema)
         form = _form(shape, structured, settings.base_url)
+        offer = offer_of(tools, tool_choice)
+        if offer is not None and shape is not None:
+            raise ConfigError(
+                "schema= and tools= exclude each other.",
+                hint="A call is no answer of the shape: ask for one.",
+            )
         messages = _messages(prompt, system, shape if form is None else None)
         model, thinking = self._current(
             model or settings.model, settings.thinking if thinking is None else thinking
         )
-        if form is not None and form.way == "tool":
+        if (form is not None and form.way == "tool") or (offer is not None and offer.forced):
             thinking = _thinks_not(thinking, reasoning_effort)
         if not isinstance(priority, int) or not 1 <= priority <= 5:
             raise RequestInvalid(f"priority is a whole number from 1 to 5, not {priority!r}.")
@@ -204,10 +218,12 @@ class AsyncClient:
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             schema_digest=shape.digest if shape else None,
             form=form,
+            tools=offer,
             user_id=user_id,
         )
         if request.over_responses:
             refuse_what_responses_lack(request)
+        refuse_broken_chain(messages)
         self.refuse_what_cannot_fit(request)
         return Errand(
             request=request,
@@ -492,7 +508,7 @@ def _thinks_not(thinking: bool | None, effort: str | None) -> bool:
     if thinking or effort not in (None, "none"):
         raise RequestInvalid(
             "The service forces no function call while the model thinks.",
-            hint="Leave out thinking, or use structured='json'. Nothing was sent.",
+            hint="Leave out thinking, or what forces the call (structured, tool_choice). Nothing was sent.",
         )
     return False
 
@@ -517,14 +533,19 @@ def _messages(prompt: Prompt, system: str | None, shape: Schema | None) -> tuple
 def _message(turn: object) -> Message:
     if isinstance(turn, Message):
         return turn
-    if (
-        not isinstance(turn, Mapping)
-        or not isinstance(turn.get("content"), str)
-        or turn.get("role") not in ROLES
-    ):
+    given = turn if isinstance(turn, Mapping) else {}
+    calls, content = turn_calls(given), given.get("content")
+    if calls and content is None:
+        content = ""  # what has calls needs no text
+    if not isinstance(content, str) or given.get("role") not in ROLES:
         raise RequestInvalid(
             f"A message is {{'role': one of {', '.join(ROLES)}, 'content': text}}, not {turn!r:.80}."
         )
     return Message(
-        turn["role"], turn["content"], turn.get("reasoning_content"), bool(turn.get("prefix", False))
+        given["role"],
+        content,
+        given.get("reasoning_content"),
+        bool(given.get("prefix", False)),
+        calls,
+        given.get("tool_call_id"),
     )

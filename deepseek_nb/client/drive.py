@@ -127,7 +127,7 @@ class Drive:
         if self.cancelled is not None:
             raise self.cancelled
         if self.errand.on_delta and answer.cached:
-            self.errand.on_delta(Delta(answer.text, answer.reasoning))
+            self.errand.on_delta(Delta.of(answer))
         self._tell("hit" if answer.cached else "answered", answer=answer)
         return answer
 

@@ -105,7 +105,7 @@ class Exchange:
             self._gate.came_whole(self.ticket)
         elif not self.began:  # a plain JSON body instead of a stream
             self._begin()
-            self._show(Delta(answer.text, answer.reasoning))
+            self._show(Delta.of(answer))
         return answer
 
     def _told(self) -> tuple[str, bytes]:

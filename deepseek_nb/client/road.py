@@ -64,7 +64,7 @@ class Road(Means):
                 continue  # another route answered, which this caller has not allowed
             answer = errand.with_value(changed(shared, cached=True))
             if errand.on_delta:
-                errand.on_delta(Delta(answer.text, answer.reasoning))
+                errand.on_delta(Delta.of(answer))
             return answer
         flight = asyncio.get_running_loop().create_future()
         self._flights[errand.key] = flight

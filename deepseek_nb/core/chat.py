@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from deepseek_nb.core.form import AnswerForm
+from deepseek_nb.core.tools import ToolCall, ToolOffer
 
 __all__ = [
     "CACHE_VERSION",
@@ -20,6 +21,7 @@ __all__ = [
     "Message",
     "Usage",
     "canonical_json",
+    "fenced",
     "origin_of",
 ]
 
@@ -56,6 +58,10 @@ class Message:
     """An assistant turn's ``reasoning_content``; sent back where the turn had it."""
     prefix: bool = False
     """Beta: the answer continues this assistant text."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """An assistant turn's calls of functions."""
+    tool_call_id: str | None = None
+    """Of a turn of the role "tool": the call that its content is the result of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class ChatRequest:
     schema_digest: str | None = None
     form: AnswerForm | None = None
     """The shape of the answer, where the server is told it beside the messages."""
+    tools: ToolOffer | None = None
+    """Functions that the model may call; not together with ``form``."""
     user_id: str | None = None
     """Isolates the server's prefix cache: one per job, never one per row. Not in the fingerprint."""
 
@@ -95,6 +103,7 @@ class ChatRequest:
             *(self.thinking, self.reasoning_effort, self.json_mode, self.max_tokens),
             *(self.temperature, self.top_p, self.stop, self.schema_digest),
             *(() if self.form is None else (self.form.told,)),
+            *(() if self.tools is None else ("tools", self.tools.told)),
         )
         before, origin = _begun(self.messages[:-1]), f"{route}/{self.model}"
 
@@ -117,7 +126,10 @@ class ChatRequest:
 
     def prompt_chars(self) -> int:
         """Characters of all messages together."""
-        return sum(len(m.content) + len(m.reasoning or "") for m in self.messages)
+        return sum(
+            len(m.content) + len(m.reasoning or "") + sum(len(call.arguments) for call in m.tool_calls)
+            for m in self.messages
+        )
 
     def with_messages(self, *more: Message, **changes: Any) -> ChatRequest:
         """This request with turns appended and fields changed."""
@@ -132,7 +144,11 @@ def _told(messages: tuple[Message, ...]) -> str:
 def _turn(message: Message) -> str:
     reasoning = "null" if message.reasoning is None else _quoted(message.reasoning)
     prefix = "true" if message.prefix else "false"
-    return f"[{_quoted(message.role)},{_quoted(message.content)},{reasoning},{prefix}]"
+    called = ""
+    if message.tool_calls or message.tool_call_id is not None:
+        calls = [[call.id, call.name, call.arguments] for call in message.tool_calls]
+        called = f",{canonical_json([calls, message.tool_call_id])}"
+    return f"[{_quoted(message.role)},{_quoted(message.content)},{reasoning},{prefix}{called}]"
 
 
 @lru_cache(maxsize=16)
@@ -179,6 +195,13 @@ class Usage:
         )
 
 
+def fenced(text: str) -> str:
+    """``text`` to the letter, as a block of Markdown that nothing in it can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
 def origin_of(fingerprint: str, route: str) -> str:
     """Route and model out of the key of a question, or the route alone where there is no key."""
     return fingerprint.rsplit("_", 2)[0] or route
@@ -216,6 +239,8 @@ class Answer:
     trace_id: str = ""
     raw: tuple[str, ...] = ()
     """Charged texts that could not be used, in order: paid, so kept."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls that the model asks for, where ``tools`` were offered; then there may be no text."""
     value: Any = field(default=None, compare=False)
     mends: tuple[str, ...] = field(default=(), compare=False)
     """What had to be mended in the text before a schema could read it: "fence", "prose", "comma"."""
@@ -224,13 +249,11 @@ class Answer:
         return self.text
 
     def _repr_markdown_(self) -> str:
-        """The text to the letter, in a block that nothing in it can end: a model's Markdown may be hostile.
+        """Text and calls to the letter, in a block that nothing in them can end: Markdown may be hostile.
 
         Where IPython shows it, ``deepseek_nb.notebook`` makes it harmless and shows it as Markdown.
         """
-        longest = max((len(run) for run in re.findall(r"`+", self.text)), default=0)
-        fence = "`" * max(3, longest + 1)
-        return f"{fence}\n{self.text}\n{fence}"
+        return fenced("\n".join(part for part in (self.text, *map(str, self.tool_calls)) if part))
 
     @property
     def origin(self) -> str:
@@ -250,6 +273,8 @@ class Answer:
         kept["usage"] = {name: value for name in _COUNTS if (value := getattr(usage, name))}
         if self.raw:
             kept["raw"] = list(self.raw)
+        if self.tool_calls:
+            kept["tool_calls"] = [[call.id, call.name, call.arguments] for call in self.tool_calls]
         return kept
 
     @classmethod
@@ -258,6 +283,8 @@ class Answer:
         known = {name: kept[name] for name in cls.__dataclass_fields__ if name in kept}
         known["usage"] = Usage(**known.get("usage", {}))
         known["raw"] = tuple(known.get("raw", ()))
+        if "tool_calls" in known:
+            known["tool_calls"] = tuple(ToolCall(*call) for call in known["tool_calls"])
         known["cached"] = True
         return cls(**known)
 
@@ -265,6 +292,6 @@ class Answer:
 _KEPT = tuple(
     (name, told.default)
     for name, told in Answer.__dataclass_fields__.items()
-    if name not in ("text", "usage", "raw", "value", "mends", "cached")
+    if name not in ("text", "usage", "raw", "tool_calls", "value", "mends", "cached")
 )
 _COUNTS = tuple(Usage.__dataclass_fields__)

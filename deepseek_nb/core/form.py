@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deepseek_nb.core.tools import call_pieces
+
 __all__ = ["AnswerForm", "Structured", "Way", "json_instruction"]
 
 Structured = Literal["json", "tool", "responses"]
@@ -60,16 +62,5 @@ class AnswerForm:
     @staticmethod
     def arguments(piece: Any) -> str:
         """The text of the call in a message, or in a piece of a streamed one; empty where it holds none."""
-        calls = piece.get("tool_calls")
-        if not isinstance(calls, list):
-            return ""
-        return "".join(_arguments(call) for call in calls[:1])
-
-
-def _arguments(call: Any) -> str:
-    """Of the first call only: a model that calls twice has answered with the first."""
-    if not isinstance(call, dict) or call.get("index", 0) != 0:
-        return ""
-    function = call.get("function")
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    return arguments if isinstance(arguments, str) else ""
+        # of the first call only: a model that calls twice has answered with the first
+        return "".join(call.arguments for call in call_pieces(piece)[:1] if call.index <= 0)

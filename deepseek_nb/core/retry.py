@@ -83,7 +83,12 @@ def repaired(
         return replace(calm, max_tokens=room if most_tokens is None else min(room, most_tokens))
     if isinstance(error, AnswerEmpty) or error.answer is None or not error.answer.text.strip():
         again = Message(
-            "user", "Answer now. Write only the JSON object." if first.wants_json else "Answer now, in words."
+            "user",
+            "Answer now. Write only the JSON object."
+            if first.wants_json
+            else "Answer now, in words."
+            if first.tools is None
+            else "Answer now, in words or by calling a function.",
         )
         return replace(calm.with_messages(again), json_mode=first.json_mode and repairs < 2)
     wrong = Message("assistant", error.answer.text)

@@ -15,8 +15,9 @@ import string
 from functools import lru_cache
 
 from deepseek_nb.core.chat import ChatRequest, Message
+from deepseek_nb.core.tools import ToolCall
 
-__all__ = ["MESSAGE_OVERHEAD_TOKENS", "estimate_request_tokens", "estimate_tokens"]
+__all__ = ["MESSAGE_OVERHEAD_TOKENS", "estimate_call_tokens", "estimate_request_tokens", "estimate_tokens"]
 
 MESSAGE_OVERHEAD_TOKENS = 4
 """Tokens around one user message (begin, user, assistant, end of thinking): seen live, twice."""
@@ -55,15 +56,24 @@ def estimate_request_tokens(request: ChatRequest) -> int:
     10
     """
     *head, last = request.messages
-    form = 0 if request.form is None else _form_tokens(request.form.told)
-    return form + sum(map(_known_tokens, head)) + _message_tokens(last)
+    told = request.form or request.tools
+    beside = 0 if told is None else _told_tokens(told.told)
+    return beside + sum(map(_known_tokens, head)) + _message_tokens(last)
 
 
 def _message_tokens(message: Message) -> int:
     reasoning = estimate_tokens(message.reasoning) if message.reasoning else 0
-    return MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.content) + reasoning
+    tokens = MESSAGE_OVERHEAD_TOKENS + estimate_tokens(message.content) + reasoning
+    if message.tool_calls:
+        tokens += estimate_call_tokens(message.tool_calls)
+    return tokens
+
+
+def estimate_call_tokens(calls: tuple[ToolCall, ...]) -> int:
+    """Tokens of calls of functions: their names and arguments."""
+    return sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in calls)
 
 
 _known_tokens = lru_cache(maxsize=16)(_message_tokens)
 """Of what stands before the last message, which is the same for all rows of a job."""
-_form_tokens = lru_cache(maxsize=4)(estimate_tokens)
+_told_tokens = lru_cache(maxsize=4)(estimate_tokens)

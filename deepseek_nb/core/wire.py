@@ -4,7 +4,7 @@ Rules of this room:
 
 * The parser is chosen by the bytes, never by the content type: valid server-sent events come
   as ``application/json`` and JSON as ``octet-stream``.
-* A 200 is not an answer. An answer has text, a finish reason and, in a stream, ``data: [DONE]``
+* A 200 is not an answer. An answer has text or calls, a finish reason and, in a stream, ``data: [DONE]``
   closed by a blank line; anything less is an error of its own class.
 * Blank lines and ``:`` comments before and between events say "alive", never "progress".
 * Errors are told apart by status, then by the bytes, then by the beginning of the message; never
@@ -40,7 +40,8 @@ from deepseek_nb.core.errors import (
     ServerFault,
     StreamBroken,
 )
-from deepseek_nb.core.tokens import estimate_request_tokens, estimate_tokens
+from deepseek_nb.core.tokens import estimate_call_tokens, estimate_request_tokens, estimate_tokens
+from deepseek_nb.core.tools import CallReader, ToolCallPiece
 
 __all__ = [
     "AnswerDecoder",
@@ -75,10 +76,12 @@ Dialect = Literal["deepseek", "openai"]
 def request_path(request: ChatRequest, *, base_path: str = "", dialect: Dialect = "deepseek") -> str:
     """The path of a request for an answer, behind a base address whose own path is ``base_path``.
 
-    DeepSeek documents strict functions at its beta address only. A base address with a path of its own
-    is taken at its word: it may be the beta address, or another server's.
+    DeepSeek documents strict functions at its beta address only, where all of them have to be strict. A
+    base address with a path of its own is taken at its word: it may be the beta address, or another
+    server's.
     """
-    beta = request.form is not None and dialect == "deepseek" and not base_path.strip("/")
+    strict = request.form is not None or (request.tools is not None and request.tools.strict)
+    beta = strict and dialect == "deepseek" and not base_path.strip("/")
     return "/beta/chat/completions" if beta else "/chat/completions"
 
 
@@ -96,9 +99,9 @@ def request_body(request: ChatRequest, *, stream: bool = True, dialect: Dialect 
     before, after = _around(
         *(request.model, tuple(head), stream, dialect),
         *(request.thinking, request.json_mode, request.reasoning_effort, request.max_tokens),
-        *(request.temperature, request.top_p, request.user_id, request.stop, request.form),
+        *(request.temperature, request.top_p, request.user_id, request.stop, request.form or request.tools),
     )
-    if last.reasoning is None and not last.prefix:
+    if last.reasoning is None and not last.prefix and last.tool_call_id is None and not last.tool_calls:
         turn = f'{{"role":{_quoted(last.role)},"content":{_quoted(last.content)}}}'
     else:
         turn = compact_json(_turn(last, dialect))
@@ -120,6 +123,13 @@ def _turn(message: Message, dialect: Dialect) -> dict[str, Any]:
         turn["reasoning_content"] = message.reasoning
     if message.prefix and dialect == "deepseek":
         turn["prefix"] = True
+    if message.tool_calls:
+        # while it thinks, the service refuses a turn of calls without its reasoning; an empty one is taken
+        if dialect == "deepseek":
+            turn.setdefault("reasoning_content", "")
+        turn["tool_calls"] = [call.told() for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
     return turn
 
 
@@ -128,15 +138,15 @@ def _around(
     model: str, head: tuple[Message, ...], stream: bool, dialect: Dialect, *parameters: Any
 ) -> tuple[str, str]:
     """What stands before the last message and behind it."""
-    thinking, json_mode, effort, max_tokens, temperature, top_p, user_id, stop, form = parameters
+    thinking, json_mode, effort, max_tokens, temperature, top_p, user_id, stop, told = parameters
     deepseek = dialect == "deepseek"
     body: dict[str, Any] = {}
     if thinking is not None and deepseek:
         body["thinking"] = {"type": "enabled" if thinking else "disabled"}
     if json_mode:
         body["response_format"] = {"type": "json_object"}
-    if form is not None:
-        body.update(form.fields())
+    if told is not None:
+        body.update(told.fields())
     named = {
         "reasoning_effort": effort,
         "max_tokens": max_tokens,
@@ -262,7 +272,7 @@ def _from_400(status: int, said: str, quoted: str, details: dict[str, Any]) -> D
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of an answer: new text, new reasoning, or both.
+    """A piece of an answer: new text, new reasoning, pieces of calls of functions.
 
     ``restart``: what came before it belongs to a try that broke; it is not part of the answer.
     """
@@ -270,6 +280,14 @@ class Delta:
     text: str = ""
     reasoning: str = ""
     restart: bool = False
+    tool_calls: tuple[ToolCallPiece, ...] = ()
+
+    @classmethod
+    def of(cls, answer: Answer) -> Delta:
+        """All of an answer in one piece."""
+        called = enumerate(answer.tool_calls)
+        pieces = tuple(ToolCallPiece(at, call.id, call.name, call.arguments) for at, call in called)
+        return cls(answer.text, answer.reasoning, tool_calls=pieces)
 
     def __str__(self) -> str:
         return self.text
@@ -321,6 +339,7 @@ class AnswerDecoder:
         self._data: list[bytes] = []
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._calls = None if request.tools is None else CallReader(parallel=request.tools.parallel)
         self._usage: Usage | None = None
         self._finish: str | None = None
         self._model = ""
@@ -423,6 +442,9 @@ class AnswerDecoder:
         if self.request.form is not None:
             text += self.request.form.arguments(piece)
         reasoning = thought if isinstance(thought, str) else ""
+        if self._calls is not None and (called := self._calls.take(piece)):
+            self._take(text, reasoning)
+            return Delta(text, reasoning, tool_calls=called)
         if not text and not reasoning:
             return None
         self._take(text, reasoning)
@@ -449,10 +471,11 @@ class AnswerDecoder:
     def partial(self, finish_reason: str = "") -> Answer:
         """What there is so far, as an answer that is not complete. Its usage may be an estimate."""
         text, reasoning = "".join(self._text), "".join(self._reasoning)
+        calls = () if self._calls is None else self._calls.calls
         usage = self._usage
         if usage is None:
             thought = estimate_tokens(reasoning)
-            written = estimate_tokens(text) + thought
+            written = estimate_tokens(text) + thought + estimate_call_tokens(calls)
             usage = Usage(
                 estimate_request_tokens(self.request),
                 written if self.streamed else max(written, self.request.max_tokens or 0),
@@ -468,6 +491,7 @@ class AnswerDecoder:
             usage=usage,
             system_fingerprint=self._system_fingerprint,
             trace_id=self.trace_id,
+            tool_calls=calls,
         )
 
     def close(self) -> Answer:
@@ -510,8 +534,9 @@ class AnswerDecoder:
         if finish not in ("stop", "length", "tool_calls"):
             reason = finish or "no finish reason"
             raise self._broken(f"the server gave the answer up ({reason})")
-        blank = not answer.text.strip()
-        if finish == "length" and (blank or self.request.wants_json):
+        called = bool(answer.tool_calls)
+        blank = not called and not answer.text.strip()
+        if finish == "length" and (blank or called or self.request.wants_json):
             spent = f"{answer.usage.completion_tokens} tokens"
             thought = ", all of them reasoning" if blank and answer.reasoning else ""
             raise AnswerTruncated(f"The answer was cut at max_tokens ({spent}{thought}).", answer=answer)
@@ -520,6 +545,8 @@ class AnswerDecoder:
             raise AnswerEmpty(f"The server ended normally, but the answer is {held}.", answer=answer)
         if _DSML.search(answer.text):
             raise AnswerInvalid("The answer is tool-call markup (DSML), not text.", answer=answer)
+        if called and not all(call.name for call in answer.tool_calls):
+            raise AnswerInvalid("The answer calls a function without naming it.", answer=answer)
         return answer
 
     # -- errors

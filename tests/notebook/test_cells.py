@@ -311,6 +311,17 @@ def test_an_answer_shows_as_markdown_without_the_extension(sandbox, folder):
     assert result["metadata"]["deepseek_nb"]["finish_reason"] == "stop"
 
 
+def test_an_answer_of_calls_shows_them(sandbox, folder):
+    """It has no text: an empty cell would say nothing."""
+    tools = [{"type": "function", "function": {"name": "get_weather"}}]
+    ask = f"ds.ask('Rome', tools={tools}, tool_choice='required')"
+    with running_kernel(kernel_environment(sandbox, folder), folder) as kernel:
+        cell = kernel.run(f"import deepseek_nb as ds\n{ask}")
+        (result,) = [m["content"] for m in cell.messages if m["msg_type"] == "execute_result"]
+    assert "get_weather(" in result["data"]["text/markdown"]
+    assert result["metadata"]["deepseek_nb"]["finish_reason"] == "tool_calls"
+
+
 def test_an_awaiting_cell_leaves_the_loop_to_others(kernel):
     """Timers and other tasks of the kernel go on during a call."""
     kernel.run(
