@@ -11,16 +11,21 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from deepseek_nb.core.chat import Message
+from deepseek_nb.core.tools import ToolsInvalid, check_chain, read_tool_calls, read_tools
 from deepseek_nb.gateway.refusals import ApiError, bad_request
 
 __all__ = ["HARMLESS", "NEUTRAL", "Ask", "read_chat", "read_priority"]
 
-ROLES = ("system", "user", "assistant")
+T = TypeVar("T")
+
+ROLES = ("system", "user", "assistant", "tool")
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MESSAGE_FIELDS = {"role", "content", "reasoning_content", "prefix"}
+CALL_FIELDS = {"assistant": "tool_calls", "tool": "tool_call_id"}
+"""What messages of these roles may have beside the others."""
 MOST_STOPS = 16
 MOST_TOKENS = 10_000_000
 
@@ -35,10 +40,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
-    "parallel_tool_calls": (True, False),
     "presence_penalty": (0,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "top_logprobs": (0,),
 }
 """Fields that are taken with these values only, which are the defaults."""
@@ -56,7 +58,7 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
-    """For the client: ``thinking``, ``max_tokens`` and so on."""
+    """For the client: ``thinking``, ``max_tokens``, ``tools`` and so on."""
     json_mode: bool = False
 
     def with_priority(self, priority: int | None) -> Ask:
@@ -72,7 +74,7 @@ def read_chat(body: Mapping[str, Any]) -> Ask:
     """Read the body of ``/chat/completions``. Raises ApiError: a 400 that names the field."""
     given = {name: value for name, value in body.items() if value is not None}  # null is as good as absent
     for name, value in given.items():
-        if name in HARMLESS or name in _READERS or name in ("model", "messages"):
+        if name in HARMLESS or name in _READERS or name in ("model", "messages", "tools", "tool_choice"):
             continue
         if name not in NEUTRAL:
             raise bad_request(
@@ -81,7 +83,9 @@ def read_chat(body: Mapping[str, Any]) -> Ask:
         if not any(
             value == one and isinstance(value, bool) == isinstance(one, bool) for one in NEUTRAL[name]
         ):
-            said = f"{name} (calls of functions) is not supported." if name in ("tools", "functions") else ""
+            said = (
+                "functions is of an earlier API and not supported: use tools." if name == "functions" else ""
+            )
             only = " or ".join(json.dumps(one) for one in NEUTRAL[name])
             raise bad_request(said or f"{name} is supported as {only} only.", name, "unsupported_value")
     if "model" not in given:
@@ -92,6 +96,12 @@ def read_chat(body: Mapping[str, Any]) -> Ask:
     if "stream_options" in read and not read.get("stream"):
         raise bad_request("stream_options should be set along with stream = true", "stream_options")
     options = {name: read[name] for name in _OPTIONS if name in read}
+    parallel = read.get("parallel_tool_calls", True)
+    offer = _checked(read_tools, given.get("tools"), given.get("tool_choice"), parallel=parallel)
+    if offer is not None:
+        options["tools"] = offer
+        if offer.forced:
+            options["thinking"] = _calm(options)
     most = read.get("max_completion_tokens")
     if most is not None and options.setdefault("max_tokens", most) != most:
         raise bad_request("max_tokens and max_completion_tokens differ.", "max_completion_tokens")
@@ -123,7 +133,9 @@ def _messages(value: Any) -> tuple[Message, ...]:
         raise bad_request("messages is a list.", "messages")
     if not value:
         raise bad_request("Empty input messages", "messages")
-    return tuple(_message(turn, f"messages[{number}]") for number, turn in enumerate(value))
+    messages = tuple(_message(turn, f"messages[{number}]") for number, turn in enumerate(value))
+    _checked(check_chain, messages)
+    return messages
 
 
 def _message(turn: Any, where: str) -> Message:
@@ -135,7 +147,7 @@ def _message(turn: Any, where: str) -> Message:
         known = ", ".join(ROLES)
         raise bad_request(f"{where}.role is one of {known}; others are not supported.", f"{where}.role")
     for name in given:
-        if name not in MESSAGE_FIELDS:
+        if name not in MESSAGE_FIELDS and name != CALL_FIELDS.get(role):
             raise bad_request(
                 f"{where}.{name[:40]} is not supported.", f"{where}.{name[:40]}", "unsupported_parameter"
             )
@@ -148,7 +160,12 @@ def _message(turn: Any, where: str) -> Message:
     if prefix is not False:
         # it needs the service's beta address, which the client takes for forms only
         raise bad_request(f"{where}.prefix is not supported.", f"{where}.prefix", "unsupported_parameter")
-    return Message(role, _content(given.get("content", ""), where), reasoning)
+    calls = _checked(read_tool_calls, given.get("tool_calls", []), f"{where}.tool_calls")
+    call_id = given.get("tool_call_id")
+    if (role == "tool") is not isinstance(call_id, str):
+        raise bad_request(f"{where}.tool_call_id is a text.", f"{where}.tool_call_id")
+    content = _content(given.get("content", ""), where)
+    return Message(role, content, reasoning, tool_calls=calls, tool_call_id=call_id)
 
 
 def _content(content: Any, where: str) -> str:
@@ -164,6 +181,24 @@ def _content(content: Any, where: str) -> str:
             raise bad_request(f"{place} is no text part; others are not supported.", place)
         texts.append(part["text"])
     return "\n".join(texts)
+
+
+# ------------------------------------------------------------------------------------- functions
+
+
+def _calm(options: Mapping[str, Any]) -> bool:
+    """Without thinking, which is on by default: the service forces no call while the model thinks."""
+    if options.get("thinking") or options.get("reasoning_effort", "none") != "none":
+        raise bad_request("Thinking mode does not support this tool_choice", "tool_choice")
+    return False
+
+
+def _checked(read: Callable[..., T], *given: Any, **more: Any) -> T:
+    """What ``read`` makes of it; what it refuses is a 400 that names the place."""
+    try:
+        return read(*given, **more)
+    except ToolsInvalid as invalid:
+        raise bad_request(str(invalid), invalid.where) from None
 
 
 # ------------------------------------------------------------------------------------- parameters
@@ -270,6 +305,7 @@ _OPTIONS = ("thinking", "reasoning_effort", "max_tokens", "temperature", "top_p"
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "max_completion_tokens": _whole(1, MOST_TOKENS),
     "max_tokens": _whole(1, MOST_TOKENS),
+    "parallel_tool_calls": _switch,
     "priority": read_priority,
     "reasoning_effort": _effort,
     "response_format": _response_format,

@@ -8,8 +8,19 @@ import uuid
 from typing import Any
 
 from deepseek_nb.core.chat import Answer, Usage
+from deepseek_nb.core.tools import ToolCallPiece
+from deepseek_nb.core.wire import Delta
 
-__all__ = ["DONE", "ChunkWriter", "Transcript", "answer_body", "compact", "price_text", "usage_fields"]
+__all__ = [
+    "DONE",
+    "ChunkWriter",
+    "Transcript",
+    "Transcripts",
+    "answer_body",
+    "compact",
+    "price_text",
+    "usage_fields",
+]
 
 DONE = b"data: [DONE]\n\n"
 
@@ -44,6 +55,9 @@ def answer_body(answer: Answer) -> bytes:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
+    if answer.tool_calls:
+        calls = enumerate(answer.tool_calls)
+        message["tool_calls"] = [{"index": index, **call.told()} for index, call in calls]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
     return compact(
         {
@@ -78,15 +92,15 @@ class ChunkWriter:
         """The first event."""
         return self._event({"role": "assistant", "content": ""}, None, **self._usage_null)
 
-    def piece(self, text: str, reasoning: str) -> bytes:
-        """New reasoning, new text; the reasoning goes first, in an event of its own."""
-        events = b""
-        if reasoning:
-            delta = {"content": None, "reasoning_content": reasoning}
-            events += self._event(delta, None, **self._usage_null)
-        if text:
-            events += self._event({"content": text}, None, **self._usage_null)
-        return events
+    def piece(self, delta: Delta) -> bytes:
+        """New reasoning, new text, pieces of calls, in this order, in events of their own."""
+        parts: list[dict[str, Any]] = []
+        if delta.reasoning:
+            parts.append({"content": None, "reasoning_content": delta.reasoning})
+        if delta.text:
+            parts.append({"content": delta.text})
+        parts += [{"tool_calls": [part]} for piece in delta.tool_calls for part in _call_parts(piece)]
+        return b"".join(self._event(part, None, **self._usage_null) for part in parts)
 
     def finish(self, answer: Answer, gateway: dict[str, Any]) -> bytes:
         """The last event, with the usage and what the gateway says of the answer, and the end."""
@@ -95,6 +109,17 @@ class ChunkWriter:
             self._head["system_fingerprint"] = answer.system_fingerprint
         usage = usage_fields(answer.usage)
         return self._event({"content": ""}, answer.finish_reason, usage=usage, gateway=gateway) + DONE
+
+
+def _call_parts(piece: ToolCallPiece) -> list[dict[str, Any]]:
+    """A piece of a call in the form of the service: its name first, then its arguments."""
+    parts: list[dict[str, Any]] = []
+    if piece.name:
+        function = {"name": piece.name, "arguments": ""}
+        parts.append({"index": piece.index, "id": piece.id, "type": "function", "function": function})
+    if piece.arguments:
+        parts.append({"index": piece.index, "function": {"arguments": piece.arguments}})
+    return parts
 
 
 class Transcript:
@@ -135,3 +160,51 @@ class Transcript:
     def complete(self) -> bool:
         """Whether this try has said again all that was sent."""
         return self._whole is None or self._at >= len(self._whole)
+
+
+class Transcripts:
+    """The same of a whole answer: its text, its reasoning, and the arguments of each of its calls.
+
+    A second try's calls get ids of their own: those that were sent stay.
+    """
+
+    def __init__(self) -> None:
+        self._text, self._reasoning = Transcript(), Transcript()
+        self._calls: dict[int, tuple[str, Transcript]] = {}
+
+    def again(self) -> None:
+        """A new try begins."""
+        for told in self._all():
+            told.again()
+
+    def add(self, delta: Delta) -> Delta | None:
+        """What is new in the next piece of this try; None where it is not what was sent before."""
+        text, reasoning = self._text.add(delta.text), self._reasoning.add(delta.reasoning)
+        calls = [self._call(piece) for piece in delta.tool_calls]
+        if text is None or reasoning is None or None in calls:
+            return None
+        return Delta(text, reasoning, tool_calls=tuple(piece for piece in calls if piece is not None))
+
+    def _call(self, piece: ToolCallPiece) -> ToolCallPiece | None:
+        begun = self._calls.get(piece.index)
+        if begun is None:
+            self._calls[piece.index] = piece.name, (told := Transcript())
+            told.add(piece.arguments)
+            return piece
+        name, told = begun
+        arguments = told.add(piece.arguments)
+        if arguments is None or piece.name not in ("", name):
+            return None
+        return ToolCallPiece(piece.index, arguments=arguments)
+
+    def rest(self, answer: Answer) -> Delta | None:
+        """What of the whole answer was not sent: something only where no piece of it came.
+
+        None where it is not what was sent.
+        """
+        self.again()
+        rest = self.add(Delta.of(answer))
+        return rest if all(told.complete for told in self._all()) else None
+
+    def _all(self) -> list[Transcript]:
+        return [self._text, self._reasoning, *(told for _, told in self._calls.values())]

@@ -18,7 +18,7 @@ from deepseek_nb.gateway.desk import CacheWish, Call, Desk
 from deepseek_nb.gateway.front import note_of, while_connected
 from deepseek_nb.gateway.live import ALIVE, ALIVE_EVERY_S, EventStream
 from deepseek_nb.gateway.refusals import ApiError
-from deepseek_nb.gateway.replies import ChunkWriter, Transcript, answer_body, compact, price_text
+from deepseek_nb.gateway.replies import ChunkWriter, Transcripts, answer_body, compact, price_text
 from deepseek_nb.gateway.tokens import Caller
 
 __all__ = ["answer_whole", "chat", "facts_of", "fields_of", "first_piece", "headers_of", "priority_of"]
@@ -126,7 +126,7 @@ async def _streamed(request: Request, desk: Desk, caller: Caller, ask: Ask, wish
 
 async def _events(request: Request, call: Call, ask: Ask, piece: Delta | None) -> AsyncGenerator[bytes, None]:
     writer = ChunkWriter(call.errand.request.model, include_usage=ask.include_usage)
-    told = Transcript(), Transcript()
+    told = Transcripts()
     if piece is None and call.answer is None:
         yield ALIVE
     yield writer.role()
@@ -134,11 +134,12 @@ async def _events(request: Request, call: Call, ask: Ask, piece: Delta | None) -
         async for delta in call.deltas(piece, ALIVE_EVERY_S):
             if delta is None:
                 yield ALIVE
-            elif written := _written(writer, told, delta.text, delta.reasoning, restart=delta.restart):
+            elif delta.restart:
+                told.again()
+            elif written := writer.piece(_new(told.add(delta))):
                 yield written
         answer = await call.ended()
-        rest = [_rest(one, text) for one, text in zip(told, (answer.text, answer.reasoning), strict=True)]
-        if written := writer.piece(rest[0], rest[1]):
+        if written := writer.piece(_new(told.rest(answer))):
             yield written
         yield writer.finish(answer, facts_of(call))
     except ApiError as error:
@@ -149,30 +150,11 @@ async def _events(request: Request, call: Call, ask: Ask, piece: Delta | None) -
         note_of(request).fields.update(fields_of(call))
 
 
-def _written(
-    writer: ChunkWriter, told: tuple[Transcript, Transcript], text: str, reasoning: str, *, restart: bool
-) -> bytes:
-    if restart:
-        for one in told:
-            one.again()
-        return b""
-    new_text, new_reasoning = told[0].add(text), told[1].add(reasoning)
-    if new_text is None or new_reasoning is None:
-        raise _changed()
-    return writer.piece(new_text, new_reasoning)
-
-
-def _rest(told: Transcript, whole: str) -> str:
-    """What of the whole answer was not sent: something only where no piece of it came."""
-    told.again()
-    rest = told.add(whole)
-    if rest is None or not told.complete:
-        raise _changed()
-    return rest
-
-
-def _changed() -> ApiError:
-    return ApiError(
+def _new(delta: Delta | None) -> Delta:
+    """What is sent next; None: it is not what was sent before."""
+    if delta is not None:
+        return delta
+    raise ApiError(
         502,
         "The answer broke off after its beginning was sent, and the next one begins differently. Ask again.",
         kind="server_error",

@@ -163,7 +163,6 @@ def test_no_store_keeps_nothing(as_tenant, upstream):
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"n": 2}, "n"),
@@ -191,7 +190,7 @@ def test_no_store_keeps_nothing(as_tenant, upstream):
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
         ({"messages": ["hello"]}, "messages[0]"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "x", "name": "y"}]}, "messages[0].role"),
         ({"messages": [{"role": "developer", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages[0].name"),
@@ -200,8 +199,8 @@ def test_no_store_keeps_nothing(as_tenant, upstream):
             "messages[0].content[0]",
         ),
         (
-            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]},
-            "messages[0].tool_calls",
+            {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},
+            "messages[0].function_call",
         ),
         ({"response_format": {"type": "json_object"}}, "messages"),
     ],

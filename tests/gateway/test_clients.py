@@ -67,15 +67,11 @@ def test_langchain_reads_json_by_its_own_means(langchain):
 
 
 def test_langchain_is_told_what_is_not_there(langchain):
-    """A tool, which the gateway does not carry: its own error, which names the field."""
+    """An image, which the gateway does not carry: its own error, which names the place."""
     openai = pytest.importorskip("openai")
-
-    def weather(city: str) -> str:
-        """Tell the weather."""
-        return city
-
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        langchain().bind_tools([weather]).invoke("What is the weather in Rome?")
+    image = {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}
+    with pytest.raises(openai.BadRequestError, match=r"messages\[0\]\.content\[0\]"):
+        langchain().invoke([("human", [image])])
 
 
 def test_langchain_tries_again_when_it_is_told_to(serve):

@@ -39,6 +39,12 @@ WORDS = (
     "id",
     "prompt",
     "priority",
+    "tools",
+    "tool_choice",
+    "tool_calls",
+    "tool_call_id",
+    "function",
+    "parameters",
 )
 
 
