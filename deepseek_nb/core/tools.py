@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 MOST_FUNCTIONS = 128
+MOST_NESTED = 100
+"""Lists and objects inside one another; far more cannot be read and written everywhere on the way."""
 CHOICES = ("none", "auto", "required")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
@@ -126,10 +128,9 @@ def read_tools(tools: Any, choice: Any = None, *, parallel: bool = True) -> Tool
             )
         functions[function["name"]] = function
     listed = [{"type": "function", "function": function} for function in functions.values()]
+    _refuse_depth(listed)
     try:
         told = json.dumps(listed, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except RecursionError:
-        raise ToolsInvalid("tools are nested too deeply.", "tools") from None
     except (TypeError, ValueError) as error:
         raise ToolsInvalid(f"tools cannot be written as JSON: {error}.", "tools") from None
     return ToolOffer(
@@ -138,6 +139,16 @@ def read_tools(tools: Any, choice: Any = None, *, parallel: bool = True) -> Tool
         parallel,
         all(function.get("strict") is True for function in functions.values()),
     )
+
+
+def _refuse_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MOST_NESTED):
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [one for held in inner for one in held if isinstance(one, dict | list | tuple)]
+        if not level:
+            return
+    raise ToolsInvalid(f"tools are nested too deeply: at most {MOST_NESTED} levels.", "tools")
 
 
 def _known(value: Any, where: str, *names: str) -> dict[str, Any]:
