@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from deepseek_nb.sandbox.answers import compact
@@ -38,8 +38,8 @@ def check_tools(
 ) -> tuple[Tool | None, tuple[Tool, ...], str]:
     """The function that has to be called, if any, those that may be, and the text they add to the prompt.
 
-    Of several of which one has to be called ("required"), it is the one that the question speaks of most.
-    Raises ApiError.
+    Of several of which one has to be called ("required"), it is one that was not called since the question,
+    and that the question speaks of, if there is one. Raises ApiError.
     """
     choice = body.get("tool_choice")
     if thinking and (choice == "required" or isinstance(choice, dict)):
@@ -58,8 +58,7 @@ def check_tools(
         raise refuse("Invalid tools: the names of functions must be unique")
     told = compact(offered).decode()
     if choice == "required":
-        said = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-        return next(iter(fitting(tools, said)), tools[0]), (), told
+        return _next(tools, messages), (), told
     if choice == "none":
         return None, (), ""
     if choice not in (None, "auto") and not isinstance(choice, dict):
@@ -71,6 +70,14 @@ def check_tools(
     if wanted not in names:
         raise refuse(f"Invalid tool_choice: there is no function {wanted!r}")
     return tools[names.index(wanted)], (), told
+
+
+def _next(tools: Sequence[Tool], messages: tuple[dict[str, Any], ...]) -> Tool:
+    since = list(takewhile(lambda message: message["role"] != "user", reversed(messages)))
+    called = {call["function"]["name"] for message in since for call in message.get("tool_calls") or ()}
+    said = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+    fresh = [tool for tool in tools if tool.name not in called] or tools
+    return next(iter(fitting(fresh, said)), fresh[0])
 
 
 def fitting(tools: Sequence[Tool], question: str) -> list[Tool]:

@@ -225,6 +225,14 @@ def test_after_the_results_it_answers_with_what_they_say(sandbox, stream):
     assert put_together(ask(sandbox, tools=FREE, messages=again), stream=False)[0][0] == "get_time"
 
 
+def test_one_that_has_to_call_goes_on_to_the_next_function(sandbox):
+    """As agents have it that end with a call of their own: first one function, then the other."""
+    turns = [{"role": "user", "content": "What is the weather in Rome?"}, CALLED, RESULT]
+    for sent, name in ((turns[:1], "get_weather"), (turns, "noon")):
+        said = ask(sandbox, messages=sent, tools=[FREE[2], FREE[0]], tool_choice="required")
+        assert put_together(said, stream=False)[0][0] == name
+
+
 def test_calls_and_results_are_billed(sandbox):
     turns = [{"role": "user", "content": "What is the weather in Rome?"}, CALLED, RESULT]
     long = json.loads(json.dumps(turns))
