@@ -8,6 +8,7 @@ from typing import Any
 
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.chat import Answer, Message
+from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["Conversation", "Turn"]
 
@@ -67,7 +68,12 @@ class Conversation:
         self.turns.clear()
 
     def ask(self, question: str, **options: Any) -> Answer:
-        """Ask the next question: options, costs and errors as in :meth:`AsyncClient.ask`."""
+        """Ask the next question: options, costs and errors as in :meth:`AsyncClient.ask`; no ``tools``."""
+        if options.get("tools"):
+            raise ConfigError(
+                "A conversation keeps questions and answers, and no calls of functions.",
+                hint="Send the turns as a list: ds.ask([...], tools=...).",
+            )
         answer = self._client().ask(self.prompt(question), **{"system": self.system, **options})
         self.add(question, answer)
         return answer

@@ -7,7 +7,7 @@ import pytest
 from deepseek_nb import session
 from deepseek_nb.client.conversation import Conversation
 from deepseek_nb.core.chat import Answer, Message
-from deepseek_nb.core.errors import ContentRefused
+from deepseek_nb.core.errors import ConfigError, ContentRefused
 from deepseek_nb.sandbox import Completion, FaultScript, ParsedRequest, Sandbox
 
 
@@ -71,3 +71,12 @@ def test_only_the_last_turns_are_sent(last_turns, sent):
     messages = chat.prompt("now")
     assert "".join(message.content for message in messages[:-1:2]) == sent
     assert messages[-1] == Message("user", "now")
+
+
+def test_calls_of_functions_have_no_place_in_it(server):
+    """Its next question would stand behind a call without a result."""
+    chat = session.conversation("calls", new=True)
+    with pytest.raises(ConfigError, match="no calls"):
+        chat.ask("one", tools=[{"type": "function", "function": {"name": "now"}}])
+    assert not server.asked
+    assert len(chat) == 0
