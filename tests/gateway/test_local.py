@@ -41,6 +41,24 @@ def test_it_answers_when_the_upstream_is_gone_and_only_then(serve, upstream, fil
             assert (reply.headers["x-upstream"], reply.headers["x-degraded"]) == ("own", "true")
 
 
+def test_it_takes_functions_and_their_results(serve, upstream, file):
+    """A real server that knows OpenAI's language only; noise makes no call, so it is told of one."""
+    gateway = serve(more=[entry(file)])
+    upstream.stop()
+    call = {"id": "a", "type": "function", "function": {"name": "paint", "arguments": '{"colour":"red"}'}}
+    turns = [
+        {"role": "user", "content": "Paint it."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "done", "tool_call_id": "a"},
+    ]
+    tools = [{"type": "function", "function": {"name": "paint", "parameters": {"type": "object"}}}]
+    with new_client(gateway, "desk") as client:
+        for sent in (turns[:1], turns):
+            body = chat_body(max_tokens=12, tools=tools) | {"messages": sent}
+            reply = client.post("/chat/completions", json=body)
+            assert (reply.status_code, reply.headers["x-upstream"]) == (200, "own"), reply.text
+
+
 def test_it_listens_while_the_gateway_does(serve, upstream, file):
     gateway = serve(more=[entry(file)])
     with httpx.Client(base_url=gateway.base_url, trust_env=False) as anybody:
