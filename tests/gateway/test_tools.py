@@ -12,8 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deepseek_nb.core.chat import Answer
+from deepseek_nb.core.tools import ToolCall, ToolCallPiece
+from deepseek_nb.core.wire import Delta
 from deepseek_nb.gateway.asks import read_chat
 from deepseek_nb.gateway.refusals import ApiError
+from deepseek_nb.gateway.replies import Transcripts
 from deepseek_nb.sandbox import Call, Completion, Fault, FaultScript, Sandbox
 
 from .people import chat_body, new_client
@@ -289,6 +293,36 @@ def test_another_call_than_the_one_that_was_begun_ends_the_stream(serve, second)
             body = client.post("/chat/completions", json=tool_body(stream=True)).text
     assert "[DONE]" not in body
     assert json.loads(body.split("\n\n")[-2].removeprefix("data: "))["error"]["code"] == "stream_broken"
+
+
+@given(
+    calls=st.lists(st.tuples(st.sampled_from(["one", "two"]), st.text("ab{}", max_size=6)), max_size=3),
+    text=st.text("xy", max_size=4),
+    broke_at=st.integers(0, 30),
+    size=st.integers(1, 4),
+)
+def test_what_is_sent_before_and_after_a_break_is_the_answer_once(calls, text, broke_at, size):
+    """Wherever the first try breaks, and however the second one cuts what it says again."""
+
+    def said(ids: str, size: int) -> tuple[Answer, list[Delta]]:
+        called = [ToolCall(f"{ids}{at}", name, arguments) for at, (name, arguments) in enumerate(calls)]
+        deltas = [Delta(text[at : at + size]) for at in range(0, len(text), size)]
+        for at, call in enumerate(called):
+            pieces = [ToolCallPiece(at, call.id, call.name)]
+            cuts = range(0, len(call.arguments), size)
+            pieces += [ToolCallPiece(at, arguments=call.arguments[cut : cut + size]) for cut in cuts]
+            deltas += [Delta(tool_calls=(piece,)) for piece in pieces]
+        return Answer(text, tool_calls=tuple(called)), deltas
+
+    told, (_, first), (answer, second) = Transcripts(), said("a", 1), said("b", size)
+    sent = [told.add(delta) for delta in first[:broke_at]]
+    told.again()
+    sent += [*(told.add(delta) for delta in second), told.rest(answer)]
+    pieces = [piece for delta in sent for piece in delta.tool_calls]
+    assert "".join(delta.text for delta in sent) == text
+    for at, (name, arguments) in enumerate(calls):
+        assert [piece.name for piece in pieces if piece.index == at and piece.name] == [name]
+        assert "".join(piece.arguments for piece in pieces if piece.index == at) == arguments
 
 
 @pytest.mark.parametrize("stream", [False, True])
