@@ -101,7 +101,7 @@ def read_chat(body: Mapping[str, Any]) -> Ask:
     if offer is not None:
         options["tools"] = offer
         if offer.forced:
-            options["thinking"] = _calm(options)
+            _refuse_thinking(options)
     most = read.get("max_completion_tokens")
     if most is not None and options.setdefault("max_tokens", most) != most:
         raise bad_request("max_tokens and max_completion_tokens differ.", "max_completion_tokens")
@@ -186,11 +186,10 @@ def _content(content: Any, where: str) -> str:
 # ------------------------------------------------------------------------------------- functions
 
 
-def _calm(options: Mapping[str, Any]) -> bool:
-    """Without thinking, which is on by default: the service forces no call while the model thinks."""
+def _refuse_thinking(options: Mapping[str, Any]) -> None:
+    """Where a call is forced: the service does not while the model thinks. The client switches it off."""
     if options.get("thinking") or options.get("reasoning_effort", "none") != "none":
         raise bad_request("Thinking mode does not support this tool_choice", "tool_choice")
-    return False
 
 
 def _checked(read: Callable[..., T], *given: Any, **more: Any) -> T:
