@@ -79,6 +79,7 @@ class Gate:
         self._recall_timers: dict[Ticket, asyncio.TimerHandle] = {}
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._sync_timer: asyncio.TimerHandle | None = None
+        self._sync_s = 0.0  # when it goes off; not every loop's timers tell
         self._meeting: asyncio.Future[View] | None = None
         self._missed = 0  # meetings that failed in a row
         self._now_s = 0.0  # when the last meeting began
@@ -293,10 +294,11 @@ class Gate:
         if due_s is None:
             return
         if self._sync_timer is not None:
-            if self._sync_timer.when() <= due_s:
+            if self._sync_s <= due_s:
                 return
             self._sync_timer.cancel()
-        self._sync_timer = asyncio.get_running_loop().call_at(max(now, due_s), self._sync)
+        self._sync_s = max(now, due_s)
+        self._sync_timer = asyncio.get_running_loop().call_at(self._sync_s, self._sync)
 
     def _sync(self) -> None:
         self._sync_timer = None

@@ -298,21 +298,20 @@ def usage_from(raw: Any) -> Usage | None:
 
     The shape of ``/responses`` calls prompt and completion input and output.
     """
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, dict):
         return None
-
-    def count(value: Any) -> int:
-        return value if isinstance(value, int) and value >= 0 else 0
-
     read, written = ("prompt", "completion") if "prompt_tokens" in raw else ("input", "output")
-    prompt = count(raw.get(f"{read}_tokens"))
-    details = raw.get(f"{read}_tokens_details")
+    prompt = _count(raw.get(f"{read}_tokens"))
     hit = raw.get("prompt_cache_hit_tokens")
-    if hit is None and isinstance(details, Mapping):
+    if hit is None and isinstance(details := raw.get(f"{read}_tokens_details"), dict):
         hit = details.get("cached_tokens")
-    written_details = raw.get(f"{written}_tokens_details")
-    reasoning = written_details.get("reasoning_tokens") if isinstance(written_details, Mapping) else 0
-    return Usage(prompt, count(raw.get(f"{written}_tokens")), min(count(hit), prompt), count(reasoning))
+    details = raw.get(f"{written}_tokens_details")
+    reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else 0
+    return Usage(prompt, _count(raw.get(f"{written}_tokens")), min(_count(hit), prompt), _count(reasoning))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
 
 
 class AnswerDecoder:
