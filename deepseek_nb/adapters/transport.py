@@ -25,7 +25,16 @@ import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TypeVar, cast
@@ -205,7 +214,7 @@ class Transport:
                 headers = _scrubbed(response.headers.raw, sent.secrets)
                 coded = headers.get("content-encoding", "identity").lower() != "identity"
                 raw = response.aiter_bytes() if coded else response.aiter_raw()
-                pieces = self._chunks(raw, status, headers, sent.secrets)
+                pieces = self._chunks(_next_of(raw), status, headers, sent.secrets)
                 body = bytearray()
                 try:
                     if 300 <= status < 400:
@@ -303,10 +312,10 @@ class Transport:
             await _close(response)
             del response, raw  # a traceback that shows what a frame holds would show what the server sent
             raise refused
-        pieces: AsyncIterator[bytes] = _pieces(response)
+        read: Read = partial(response.content.read, READ_BYTES)
         if headers.get("content-encoding", "identity").lower() != "identity":
-            pieces = httpx.Response(status, headers=raw, stream=_Raw(pieces)).aiter_bytes()
-        return status, headers, self._chunks(pieces, status, headers, sent.secrets), response
+            read = _next_of(httpx.Response(status, headers=raw, stream=_Raw(read)).aiter_bytes())
+        return status, headers, self._chunks(read, status, headers, sent.secrets), response
 
     async def _sent(self, sending: Coroutine[Any, Any, T]) -> T:
         failure: DeepSeekError | None = None
@@ -321,14 +330,14 @@ class Transport:
         raise failure  # outside the handler: nothing of the libraries hangs on it
 
     async def _chunks(
-        self, pieces: AsyncIterator[bytes], status: int, headers: Mapping[str, str], secrets: Sequence[Secret]
+        self, read: Read, status: int, headers: Mapping[str, str], secrets: Sequence[Secret]
     ) -> AsyncGenerator[bytes, None]:
         """The bytes with the credentials masked; what breaks them off is one of our errors."""
         scrubber = Scrubber(secrets, answer=status == 200)
         failure: DeepSeekError | None = None
         try:
-            async for piece in pieces:
-                if piece and (clean := scrubber.feed(piece)):
+            while piece := await read():
+                if clean := scrubber.feed(piece):
                     yield clean
             if rest := scrubber.rest():
                 yield rest
@@ -427,25 +436,29 @@ def _scrubbed(raw: Sequence[tuple[bytes, bytes]], secrets: Sequence[Secret]) -> 
     return headers
 
 
+Read = Callable[[], Awaitable[bytes]]
+"""Gives the next bytes of a body; none at its end."""
+
+
 class _Raw(httpx.AsyncByteStream):
     """The bytes of a body that httpx is to decompress."""
 
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, read: Read) -> None:
+        self._read = read
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._pieces
-
-
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """The bytes of a body as they come. Raises httpx's errors."""
-    content = response.content
-    try:
-        while piece := await content.read(READ_BYTES):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while piece := await self._read():
             yield piece
-    except aiohttp.ClientError:
-        with map_aiohttp_exceptions():
-            raise
+
+
+def _next_of(pieces: AsyncIterator[bytes]) -> Read:
+    async def read() -> bytes:
+        async for piece in pieces:
+            if piece:
+                return piece
+        return b""
+
+    return read
 
 
 async def _in_pieces(body: bytes) -> AsyncGenerator[bytes, None]:

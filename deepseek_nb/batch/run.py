@@ -425,7 +425,8 @@ class JobRun:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (inside one)
         while True:
-            await self._going.wait()
+            if not self._going.is_set():
+                await self._going.wait()
             try:
                 return await ask(task)
             except asyncio.CancelledError:

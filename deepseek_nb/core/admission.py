@@ -310,10 +310,11 @@ class Admission:
     # ----------------------------------------------------------------------- what the server showed
 
     def _learn(self, verb: str, now: float, **facts: Any) -> None:
-        was_open = self.open
-        fact = (verb, now, facts)
-        self.level.learn([fact], self._held_by_others())
-        self.urgent = self.urgent or self.open is not was_open
+        level, fact = self.level, (verb, now, facts)
+        was_open = level.open
+        level.take(fact, self._held_by_others())
+        if level.open is not was_open:
+            self.urgent = True
         if self._facts is not None:
             self._facts.append(fact)
 

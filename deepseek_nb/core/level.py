@@ -173,8 +173,10 @@ class Noise:
         if in_flight >= self.proven or now - self.proven_s > self.tuning.below_s:
             self.proven, self.proven_s = in_flight, now
         self._measure(below, refused=False)
-        per_success = self.share / (1.0 - self.share)
-        self.pardons = min(self.tuning.pardons, self.pardons + self.tuning.pardons_per_noise * per_success)
+        if self.pardons < self.tuning.pardons:
+            share = self.share
+            earned = self.tuning.pardons_per_noise * share / (1.0 - share)
+            self.pardons = min(self.tuning.pardons, self.pardons + earned)
 
     def refused(self, below: bool, now: float) -> bool:
         """A request was refused; gives whether that is pardoned."""
@@ -375,9 +377,10 @@ class Level:
         if held < self.limit - max(2.0, 0.1 * self.limit):
             return
         t = self.tuning
-        seconds = max(0.0, now - self.quiet_s)
-        step = min(1.0, t.step * 2.0 ** min(40.0, seconds / self.doubling_s))
-        self.limit = max(self.limit, min(t.most, self.limit + step))
+        if self.limit < t.most:
+            seconds = max(0.0, now - self.quiet_s)
+            step = min(1.0, t.step * 2.0 ** min(40.0, seconds / self.doubling_s))
+            self.limit = min(t.most, self.limit + step)
         if self.limit > 1.5 * self.hangs.broke_at:
             self.hangs.broke_s = 0.0  # that ceiling is gone
 
@@ -479,10 +482,15 @@ class Level:
 
     def learn(self, facts: Iterable[Fact], others_held: int) -> None:
         """Facts of one member in the order of its life, while the others held so many bulk requests."""
-        for verb, now, told in facts:
-            if others_held and "held" in told:
-                told = {**told, "held": told["held"] + others_held}
-            getattr(self, verb)(now, **told)
+        for fact in facts:
+            self.take(fact, others_held)
+
+    def take(self, fact: Fact, others_held: int) -> None:
+        """One fact, as :meth:`learn`."""
+        verb, now, told = fact
+        if others_held and "held" in told:
+            told = {**told, "held": told["held"] + others_held}
+        getattr(self, verb)(now, **told)
 
     # ----------------------------------------------------------------------------- to JSON and back
 
