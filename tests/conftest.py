@@ -7,6 +7,7 @@ import os
 
 import pytest
 from hypothesis import settings
+from redis_server import RedisServer
 
 settings.register_profile("untimed", deadline=None)  # how fast the machine is, is no test
 settings.load_profile("untimed")
@@ -38,6 +39,14 @@ def _clean_session(tmp_path_factory):
 def _clean_environment(_clean_session, monkeypatch, tmp_path_factory):
     """Each test has no settings but its own, and its own folder for answers and jobs (made when used)."""
     _clean(monkeypatch, tmp_path_factory.getbasetemp() / f"data-{next(_numbers)}")
+
+
+@pytest.fixture
+def redis_server():
+    """A real Redis of the test's own, which it may kill or freeze."""
+    server = RedisServer().start()
+    yield server
+    server.close()
 
 
 def _on_ci() -> bool:

@@ -46,7 +46,7 @@ OTHER_TABLES = ("magics",)
 """Tables in ours that others read, by :func:`load_table`."""
 KEPT = "%deepseek key"
 """The source of a key that was typed in and kept."""
-NEVER_FROM_A_FILE = ("api_key", "base_url", "data_dir", "jwt_client_secret", "route")
+NEVER_FROM_A_FILE = ("api_key", "base_url", "data_dir", "jwt_client_secret", "redis_url", "route")
 CREDENTIALS = ("api_key", "jwt_client_id", "jwt_client_secret")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 METADATA_HOSTS = (
@@ -198,6 +198,18 @@ def _check_secret(value: Any) -> Secret | None:
     return secret if secret else None
 
 
+def _check_redis_url(value: Any) -> Secret | None:
+    secret = _check_secret(value)
+    if secret is not None:
+        url = urlsplit(secret.reveal())
+        where = url.path if url.scheme == "unix" else url.hostname
+        if url.scheme not in ("redis", "rediss", "unix") or not where or url.port == 0:
+            raise ValueError
+        if "password=" in url.query:  # masks show the end of a secret
+            raise ValueError
+    return secret
+
+
 def _check_folder(value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
         raise TypeError
@@ -209,6 +221,11 @@ def _check_folder(value: Any) -> Path:
 _DURATION_SAYS = "a duration: a number of seconds, or text like '90s', '30min', '12h', '7d'"
 _SWITCH = _Kind("True or False (in the environment: 1 or 0)", _read_switch, _check_switch)
 _SECRET = _Kind("text without blanks or special letters", str, _check_secret, optional=True, secret=True)
+_REDIS_URL = dataclasses.replace(
+    _SECRET,
+    says="the address of a Redis, such as redis://USER:PASSWORD@HOST:6379/0, rediss://HOST or unix:///PATH",
+    check=_check_redis_url,
+)
 _NAME = _text(r"\S+", "a name without blanks")
 _OPTIONAL_NAME = dataclasses.replace(_NAME, says="a name without blanks, or None", optional=True)
 _ROUTE = _text(r"[\w.:\[\]-]+", "a name of letters, digits and the signs _ . : - [ ], or None", optional=True)
@@ -308,6 +325,8 @@ KINDS: Mapping[str, _Kind] = {
     "data_dir": _FOLDER,
     "ttl_s": _duration(optional=True),
     "cache": _SWITCH,
+    "redis_url": _REDIS_URL,
+    "redis_keep_s": _duration(),
     "priority": _whole(1, 5),
     "concurrency_max": _whole(1, 10_000),
     "concurrency_start": _whole(1, 10_000),
@@ -365,6 +384,11 @@ class Settings:
     """How old a kept answer may be; None: any age."""
     cache: bool = True
     """Whether answers are kept and found again."""
+    redis_url: Secret | None = None
+    """The Redis through which machines share answers, and ask a question once; None: none. For all who share
+    it a ``route`` has to be one server."""
+    redis_keep_s: float = 86400.0
+    """After so long Redis drops an answer; the file keeps it."""
     priority: int = 3
     """1 to 5; 5 goes first."""
     concurrency_max: int = 256

@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from hashlib import blake2b
 from itertools import islice
@@ -97,11 +97,17 @@ class SharedTier(Protocol):
     async def get(self, key: str) -> tuple[str, float] | None:
         """The JSON text under ``key``, and when it was put."""
 
+    async def get_many(self, keys: Sequence[str]) -> dict[str, tuple[str, float]]:
+        """As :meth:`get`, by key, for those that are there."""
+
     async def put(self, key: str, text: str, created: float) -> None:
         """Keep it."""
 
     async def claim(self, key: str) -> bool:
         """Whether ``key`` may be asked here now; :meth:`let_go` follows."""
+
+    async def claim_many(self, keys: Collection[str], ttl_s: float | None = None) -> set[str]:
+        """Those that may be asked here now and have no answer there younger than ``ttl_s``."""
 
     def let_go(self, key: str) -> None:
         """Give the claim back, if it is held."""
@@ -115,8 +121,8 @@ class AnswerStore:
     age is counted from the moment it was put, one from the future has age 0. ``ttl_s=None`` means
     however old. Values are dicts of what JSON can hold, and every reader gets a dict of its own.
 
-    ``shared`` is a tier between the two for the coroutines :meth:`aget`, :meth:`aput`, :meth:`put_soon` and
-    :meth:`my_turn`; all of them then belong to its event loop.
+    ``shared`` is a tier between the two for the coroutines, :meth:`put_soon` and :meth:`let_go`; all of them
+    then belong to its event loop.
 
     Costs: a memory hit 4 us, a lookup on disk 25 us alone and 10 us in batches; a ``put`` is one fsync
     (about 0.4 ms), in groups of 64 about 35 us each. Every method raises ConfigError, never
@@ -186,6 +192,21 @@ class AnswerStore:
             if text is not None and self._shared is not None:
                 self._promote(self._shared, key)
         return None if text is None else json.loads(text)
+
+    async def aget_many(self, keys: Sequence[str], ttl_s: float | None = None) -> dict[str, dict[str, Any]]:
+        """As :meth:`get_many`, in another thread.
+
+        What is not there is asked of the shared tier, in one round trip; what it has is then in the file.
+        """
+        found = await asyncio.to_thread(self.get_many, keys, ttl_s)
+        if self._shared is None or len(found) == len(keys):
+            return found
+        kept = await self._shared.get_many([key for key in keys if key not in found])
+        now = self._now()
+        rows = [_row(key, text, at) for key, (text, at) in kept.items() if _fresh(at, now, ttl_s)]
+        if rows:
+            await asyncio.to_thread(self._commit, rows)
+        return found | {row.key: json.loads(row.text) for row in rows}
 
     async def _find_shared(self, shared: SharedTier, key: str, ttl_s: float | None) -> str | None:
         found = await shared.get(key)
@@ -588,9 +609,7 @@ class AnswerStore:
     def _row(self, key: str, value: dict[str, Any]) -> _Row:
         if not isinstance(value, dict):
             raise TypeError(f"An answer is kept as a dict, not as {type(value).__name__}.")
-        text = json_text(value)
-        created = float(self._now())
-        return _Row(key, text, checksum(key, created, text), created, len(text.encode()))
+        return _row(key, json_text(value), float(self._now()))
 
     def _commit(self, rows: Sequence[_Row]) -> list[None]:
         """Write the rows, and those that an earlier failure left behind, in one transaction."""
@@ -663,6 +682,20 @@ class AnswerStore:
         if self._shared is not None:
             self._shared.let_go(key)
 
+    async def take_now(self, keys: Sequence[str], ttl_s: float | None = None) -> set[str]:
+        """Those of ``keys`` that are now this process's to ask and, at that very moment, not answered.
+
+        One transaction in another thread, and one round trip to the shared tier; :meth:`let_go` of each
+        follows. The others are answered, asked elsewhere, or could not be claimed: :meth:`my_turn` tells.
+        """
+        mine = await asyncio.to_thread(self.claims.take_now, keys, ttl_s=ttl_s)
+        if self._shared is None or not mine:
+            return mine
+        taken = await self._shared.claim_many(mine, ttl_s)
+        for key in mine - taken:
+            self.claims.let_go(key)
+        return taken
+
     async def my_turn(self, key: str, ttl_s: float | None = None, lease_s: float = CLAIM_S) -> None:
         """Wait while another process asks ``key``: until it is stored, or this process's to ask.
 
@@ -683,6 +716,10 @@ class AnswerStore:
             if await self._find_shared(shared, key, ttl_s) is not None:
                 return
             wait_s = min(wait_s * 1.5, LOOK_AGAIN_S[1])
+
+
+def _row(key: str, text: str, created: float) -> _Row:
+    return _Row(key, text, checksum(key, created, text), created, len(text.encode()))
 
 
 async def _both(shared: SharedTier, row: _Row, writing: asyncio.Future[None]) -> None:

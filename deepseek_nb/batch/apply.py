@@ -146,7 +146,7 @@ def watch(job: Job, *, show: bool) -> bool:
             try:
                 while not job.wait(LOOK_S):
                     bar.draw()
-                    job.warn_near_budget()
+                    job.warn_if_needed()
                 bar.draw()
                 break
             except KeyboardInterrupt:

@@ -127,6 +127,7 @@ class BrokerWorker:
         work = background.start(self._life)
         told = False
         while not work.done():
+            self.client.warn_if_needed()
             if self._asked_to_stop.wait(LOOK_S) and not told:
                 told = True
                 background.call_soon(self._end)

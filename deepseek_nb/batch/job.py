@@ -387,12 +387,15 @@ class Job:
                     stopped_by.frame = shown  # type: ignore[attr-defined]
             return self._result.copy(deep=False)
 
-    def warn_near_budget(self) -> None:
-        """Say once, in the calling thread, that 80% of the job's budget, or of one around it, is spent."""
-        self.client.aio.warn_near_budget(self._prepared.budget)
+    def warn_if_needed(self) -> None:
+        """Say once, in the calling thread, that 80% of the job's budget, or of one around it, is spent.
+
+        Also that Redis is gone, or is back.
+        """
+        self.client.aio.warn_if_needed(self._prepared.budget)
 
     def _outcome(self) -> pd.DataFrame:
-        self.warn_near_budget()
+        self.warn_if_needed()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         result = self._final()

@@ -95,7 +95,7 @@ class PackedRun(JobRun):
         finally:
             if (store := self.client.store) is not None:
                 for key in mine:
-                    store.claims.let_go(key)
+                    store.let_go(key)
 
     async def _claim(self, keys: list[str]) -> set[str]:
         """Those that are this process's to ask: all, where no other could ask them under these keys."""
@@ -106,7 +106,7 @@ class PackedRun(JobRun):
         self._claimed -= mine
         left = [key for key in keys if key not in mine]
         if left:
-            mine |= await asyncio.to_thread(store.claims.take_now, left, ttl_s=probe.ttl_s)
+            mine |= await store.take_now(left, probe.ttl_s)
         return mine
 
     async def _ask_together(self, items: list[Item], task: asyncio.Task[Any]) -> list[list[Item]]:

@@ -232,9 +232,7 @@ class JobRun:
         store, probe = self.client.store, self.make_errand("", None)
         if store is not None and probe.look_up and probe.keep:
             keys = [row.key for row in rows]
-            claiming = asyncio.ensure_future(
-                asyncio.to_thread(store.claims.take_now, keys, ttl_s=probe.ttl_s)
-            )
+            claiming = asyncio.ensure_future(store.take_now(keys, probe.ttl_s))
             try:
                 self._claimed |= await asyncio.shield(claiming)
             except asyncio.CancelledError:  # the thread claims them all the same
@@ -250,7 +248,7 @@ class JobRun:
         store = self.client.store
         if store is not None:
             for key in self._claimed:
-                store.claims.let_go(key)
+                store.let_go(key)
         self._claimed.clear()
 
     async def _lease(self, keys: Sequence[str]) -> set[str]:
@@ -267,7 +265,7 @@ class JobRun:
         kept: dict[str, dict[str, Any]] = {}
         probe = self.make_errand("", None)
         if store is not None and probe.look_up:
-            kept = await asyncio.to_thread(store.get_many, [item.key for item in items], probe.ttl_s)
+            kept = await store.aget_many([item.key for item in items], probe.ttl_s)
         acks: list[tuple[Item, str, float | None]] = []
         turn = {key: place for place, key in enumerate(keys)}  # they come in the order they were written down
         for item in sorted(items, key=lambda item: turn[item.key]):

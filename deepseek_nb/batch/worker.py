@@ -78,6 +78,7 @@ class LedgerWorker:
                         left = [e for e in entries if e.job in self._resting]
                         if len(left) == len(entries):
                             return not left
+                    self.client.warn_if_needed()
                     self._stop.wait(LOOK_S)
             finally:
                 self._end(journal)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from deepseek_nb.adapters.keys import kept_key
+from deepseek_nb.adapters.redis_tier import RedisStanding, RedisTier
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_duration_s, parse_patience_s
 from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
 from deepseek_nb.adapters.store import AnswerStore, SharedTier
@@ -48,6 +49,13 @@ __all__ = ["AnswerStream", "AsyncClient", "Prompt"]
 Prompt = str | Sequence[Mapping[str, Any] | Message]
 
 INTERACTIVE_PRIORITY = 4
+REDIS_WITHIN_S = 2.0
+"""In a busy kernel an answer of Redis may lie unread for a while."""
+_REDIS_GONE = (
+    "Redis does not answer ({}). The work goes on; until it is back, answers are kept on this machine only, "
+    "and what another machine asks at the same time may be paid twice."
+)
+_REDIS_BACK = "Redis answers again: answers are shared with other machines as before."
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -63,7 +71,8 @@ class AsyncClient:
     route has an admission and a breaker of its own; an answer says which route gave it, and is kept
     under that route's name.
 
-    ``shared`` is a tier of answers between its memory and its file, which other machines share.
+    ``shared`` is a tier of answers between its memory and its file, which other machines share; where it is
+    not given, the client opens the Redis at ``redis_url`` for that.
 
     One client belongs to one event loop. Nothing is sent before the first call.
 
@@ -104,6 +113,8 @@ class AsyncClient:
         self._road: Road | None = None
         self._store: AnswerStore | None = None
         self._shared = shared
+        self._redis = self._new_redis()
+        self._redis_news: dict[bool, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -139,7 +150,7 @@ class AsyncClient:
         each cause has its own class.
         """
         answer = await self.take(self.prepare(prompt, **options))
-        self.warn_near_budget()
+        self.warn_if_needed()
         return answer
 
     def stream(self, prompt: Prompt, **options: Any) -> AnswerStream:
@@ -271,10 +282,17 @@ class AsyncClient:
         """Why answers could not be written to disk, if they could not: they are in memory only."""
         return None if self._road is None else self._road.not_saved
 
-    def warn_near_budget(self, budget: Budget | None = None) -> None:
-        """Say once, in the calling thread, that 80% of a budget is spent: this client's, or ``budget``."""
+    def warn_if_needed(self, budget: Budget | None = None) -> None:
+        """Say once, in the calling thread, that 80% of a budget is spent: this client's, or ``budget``.
+
+        Also that Redis is gone, or is back.
+        """
         for notice in (budget or self.budget).take_notices():
             warn(notice, NearBudget)
+        if self._redis_news:
+            news, self._redis_news = self._redis_news, {}
+            for up, why in news.items():
+                warn(_REDIS_BACK if up else _REDIS_GONE.format(why), RedisStanding)
 
     def _calendar(self) -> Caps | None:
         day_usd, month_usd = self.settings.budget_day_usd, self.settings.budget_month_usd
@@ -333,8 +351,33 @@ class AsyncClient:
     def store(self) -> AnswerStore | None:
         """The answer store; None with ``cache=False``. Opened at the first use."""
         if self._store is None and self.settings.cache:
-            self._store = AnswerStore(self.settings.data_dir / "answers.db", shared=self._shared)
+            if self._redis is None:  # it was closed
+                self._redis = self._new_redis()
+            shared = self._shared or self._redis
+            self._store = AnswerStore(self.settings.data_dir / "answers.db", shared=shared)
         return self._store
+
+    @property
+    def redis(self) -> RedisTier | None:
+        """The Redis at ``redis_url``, which belongs to the client's loop; None where it shares no answers."""
+        return self._redis
+
+    def _new_redis(self) -> RedisTier | None:
+        """Raises ConfigError where the package is missing, or the address is none."""
+        settings = self.settings
+        if self._shared is not None or settings.redis_url is None or not settings.cache:
+            return None
+        return RedisTier(
+            settings.redis_url,
+            keep_s=settings.redis_keep_s,
+            within_s=REDIS_WITHIN_S,
+            told=self._note_redis,
+        )
+
+    def _note_redis(self, up: bool, why: str) -> None:
+        """Keep what is to be said: that it went, that it is back, or the one after the other."""
+        self._redis_news.pop(True, None)
+        self._redis_news[up] = why
 
     @property
     def road(self) -> Road:
@@ -377,9 +420,11 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close the connections and the store."""
-        store = self._store
-        self._road = self._store = self._loop = None
+        store, redis = self._store, self._redis
+        self._road = self._store = self._redis = self._loop = None
         await self._upstreams.aclose()
+        if redis is not None:
+            await redis.aclose()
         if store is not None:
             store.close()
         if self._spending is not None:
@@ -471,7 +516,7 @@ class AnswerStream:
             while (piece := await self._pieces.get()) is not None:
                 yield piece
             await work
-            self._client.warn_near_budget()
+            self._client.warn_if_needed()
         finally:
             if not work.done():
                 work.cancel()

@@ -67,8 +67,8 @@ class Client:
         return answer
 
     def warn_if_needed(self) -> None:
-        """Say once that answers are in memory only, and why; and that 80% of a budget is spent."""
-        self.aio.warn_near_budget()
+        """Say once that answers are in memory only, and why; and what :class:`AsyncClient` has to say."""
+        self.aio.warn_if_needed()
         failed = self.aio.not_saved
         if failed is not None and not self._warned:
             self._warned = True

@@ -85,20 +85,15 @@ def cache(_magics: Any, rest: str) -> None:
     if store is None:
         show(line("No answers are kept: the setting cache is off."))
         return
-    stats = store.stats()
+    stats, redis = store.stats(), client.aio.redis
     if not rest:
-        show(
-            table(
-                "Answer store",
-                ["figure", "value"],
-                [
-                    ["answers", f"{stats['items']:,}"],
-                    ["size on disk", f"{stats['size_bytes'] / 1e6:,.1f} MB"],
-                    ["found since this kernel started", f"{stats['hits']:,}"],
-                    ["not found", f"{stats['misses']:,}"],
-                ],
-            )
-        )
+        rows = [
+            ["answers", f"{stats['items']:,}"],
+            ["size on disk", f"{stats['size_bytes'] / 1e6:,.1f} MB"],
+            ["found since this kernel started", f"{stats['hits']:,}"],
+            ["not found", f"{stats['misses']:,}"],
+        ]
+        show(table("Answer store", ["figure", "value"], rows if redis is None else rows + _shared(redis)))
     elif "--yes" not in rest:
         show(
             line(
@@ -107,7 +102,19 @@ def cache(_magics: Any, rest: str) -> None:
             )
         )
     else:
-        show(line(f"Deleted {_answers(store.purge())}."))
+        left = "" if redis is None else " What was shared through Redis is found there until it drops it."
+        show(line(f"Deleted {_answers(store.purge())}.{left}"))
+
+
+def _shared(redis: Any) -> list[list[str]]:
+    """How the Redis stands, asked now."""
+    up = room("client.portal").background.run(redis.look)
+    return [
+        ["Redis, shared with other machines", "there" if up else f"gone ({redis.why}), tried again"],
+        ["found there", f"{redis.counts['hits']:,}"],
+        ["not found there", f"{redis.counts['misses']:,}"],
+        ["times it failed or refused", f"{redis.counts['errors']:,}"],
+    ]
 
 
 def _answers(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import urlsplit
 
 from deepseek_nb.core.secret import Secret
 from deepseek_nb.notebook.rooms import room_in_use
@@ -45,8 +46,18 @@ def keys_in_use() -> list[Secret]:
     return [secret for secret in secrets if not _NO_SECRET.fullmatch(secret.reveal())]
 
 
+def _passwords_in_use() -> list[Secret]:
+    """The address of the default client's Redis, where a password may be in it, and that password."""
+    session = room_in_use("session")
+    client = session.current_client() if session is not None else None
+    url = client.settings.redis_url if client is not None else None
+    if url is None or "@" not in url.reveal():
+        return []
+    return [url, Secret(urlsplit(url.reveal()).password or "")]
+
+
 def scrubbed(text: str) -> str:
-    """``text`` with its secrets masked: keys in use, and what looks like a key.
+    """``text`` with its secrets masked: keys and passwords in use, and what looks like a key.
 
     Also what the environment holds under a name such as ``OTHER_API_KEY`` or ``GITHUB_TOKEN``.
     """
@@ -55,6 +66,6 @@ def scrubbed(text: str) -> str:
         for name, value in os.environ.items()
         if _SECRET_NAME.search(name) and len(value) >= ENVIRONMENT_CHARS and not value.startswith("/")
     ]
-    for secret in [*keys_in_use(), *keys_in(text), *others]:
+    for secret in [*keys_in_use(), *_passwords_in_use(), *keys_in(text), *others]:
         text = secret.scrub(text)
     return text

@@ -167,7 +167,9 @@ def test_a_file_of_others_is_no_concern_of_ours(tmp_path: Path) -> None:
     assert load_settings(start_dir=tmp_path, environ={}) == Settings()
 
 
-@pytest.mark.parametrize("name", ["api_key", "base_url", "data_dir", "jwt_client_secret", "route"])
+@pytest.mark.parametrize(
+    "name", ["api_key", "base_url", "data_dir", "jwt_client_secret", "redis_url", "route"]
+)
 def test_a_repositorys_file_carries_no_key_and_sends_none_elsewhere(project: Any, name: str) -> None:
     """Keys and addresses in pyproject.toml are refused, without showing them."""
     with pytest.raises(ConfigError, match=rf"{name} stands in .*DEEPSEEK_NB_{name.upper()}") as caught:
@@ -225,6 +227,37 @@ def test_a_wrong_type_or_a_value_out_of_bounds_is_refused(name: str, value: Any)
     for make in (lambda: Settings(**{name: value}), lambda: Settings().replace(**{name: value})):
         with pytest.raises(ConfigError, match=rf"^{name} .*given as an argument.*It has to be"):
             make()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "redis.example.org",
+            "http://redis.example.org",
+            "redis://",
+            "unix://",
+            "redis:///0",
+            "redis://h:port",
+        ),
+        *("redis://h:0", f"unix:///s?password={KEY}", "redis://a b", 6379),
+    ],
+)
+def test_an_address_of_redis_that_is_none_is_refused_without_being_shown(url: Any) -> None:
+    for make in (lambda: Settings(redis_url=url), lambda: load_settings(environ=OFF, redis_url=url)):
+        with pytest.raises(ConfigError, match=r"^redis_url .*It has to be the address of a Redis") as caught:
+            make()
+        assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://:p@h:6380/1", "unix:///run/redis.sock?db=1", "redis://[::1]:1"]
+)
+def test_an_address_of_redis_is_a_secret(url: str) -> None:
+    settings = load_settings(environ={**OFF, "DEEPSEEK_NB_REDIS_URL": url, "DEEPSEEK_NB_REDIS_KEEP_S": "7d"})
+    assert settings.redis_url == Secret(url)
+    assert settings.redis_keep_s == 604800
+    assert url not in str(settings) + str(settings.describe())
 
 
 @pytest.mark.parametrize("name", ["api_key", "jwt_client_secret"])

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import redis
 
 from deepseek_nb.adapters.redis_tier import RedisTier
 from deepseek_nb.core.errors import ConfigError
@@ -23,20 +22,12 @@ from deepseek_nb.gateway.config import parse_config
 from deepseek_nb.sandbox import Sandbox
 
 from .people import SECRETS, UPSTREAM_KEY, chat_body, new_client
-from .redis_server import RedisServer
 
 
 @pytest.fixture
-def shared():
-    server = RedisServer().start()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def two(serve, shared, tmp_path):
+def two(serve, redis_server, tmp_path):
     """Two gateways with nothing in common but the upstream and Redis."""
-    return [serve(redis_url=shared.url, data_dir=os.fspath(tmp_path / name)) for name in "ab"]
+    return [serve(redis_url=redis_server.url, data_dir=os.fspath(tmp_path / name)) for name in "ab"]
 
 
 def ask(gateway, text: str = "The sky is blue. What is blue?", headers=None, name: str = "desk", **more):
@@ -50,7 +41,7 @@ def metric(gateway, name: str) -> float:
     return float(next(line.split()[-1] for line in lines if line.startswith(f"deepseek_nb_gateway_{name}")))
 
 
-def test_an_answer_of_one_gateway_is_found_by_another(two, upstream, shared):
+def test_an_answer_of_one_gateway_is_found_by_another(two, upstream, redis_server):
     first = ask(two[0])
     second = ask(two[1])
     assert (first.headers["x-cache"], second.headers["x-cache"]) == ("miss", "hit")
@@ -62,7 +53,7 @@ def test_an_answer_of_one_gateway_is_found_by_another(two, upstream, shared):
     ask(two[1])
     assert metric(two[1], 'cache_hits{tier="redis"}') == asked == 1
     assert ask(two[1], name="lab").headers["x-cache"] == "miss"
-    with redis.Redis(unix_socket_path=str(shared.socket)) as client:
+    with redis_server.client() as client:
         keys = [key.decode() for key in client.keys("*")]
         assert sum(key.startswith("deepseek_nb:1:answer:@desk/deepseek/deepseek-flash_") for key in keys) == 1
         assert not [key for key in keys if "claim" in key], "claims are given back"
@@ -77,9 +68,9 @@ def test_how_old_an_answer_may_be_is_the_readers_to_say(two, upstream):
     assert len(upstream.log.chats) == 2
 
 
-def test_what_was_changed_in_redis_is_not_found(two, upstream, shared):
+def test_what_was_changed_in_redis_is_not_found(two, upstream, redis_server):
     ask(two[0], "Return exactly: 17")
-    with redis.Redis(unix_socket_path=str(shared.socket)) as client:
+    with redis_server.client() as client:
         (key,) = client.keys("deepseek_nb:1:answer:*")
         client.set(key, client.get(key).replace(b"17", b"18"), ex=100)
     reply = ask(two[1], "Return exactly: 17")
@@ -87,10 +78,11 @@ def test_what_was_changed_in_redis_is_not_found(two, upstream, shared):
     assert reply.json()["choices"][0]["message"]["content"] == "17"
 
 
-def test_equal_questions_of_two_gateways_are_one(serve, shared, tmp_path):
+def test_equal_questions_of_two_gateways_are_one(serve, redis_server, tmp_path):
     with Sandbox(count="estimate", first_token_s=1.0, token_s=0.01, api_key=UPSTREAM_KEY) as slow:
         gateways = [
-            serve(before=slow, redis_url=shared.url, data_dir=os.fspath(tmp_path / name)) for name in "abc"
+            serve(before=slow, redis_url=redis_server.url, data_dir=os.fspath(tmp_path / name))
+            for name in "abc"
         ]
         with ThreadPoolExecutor(12) as pool:
             replies = list(pool.map(lambda number: ask(gateways[number % 3]), range(12)))
@@ -115,12 +107,12 @@ priority = 4
 
 
 @pytest.mark.slow
-def test_a_gateway_that_is_killed_frees_its_question(serve, shared, tmp_path):
+def test_a_gateway_that_is_killed_frees_its_question(serve, redis_server, tmp_path):
     """The other one takes over when the dead one's claim has ended, ten seconds later."""
     with Sandbox(count="estimate", first_token_s=3.0, token_s=0.01, api_key=UPSTREAM_KEY) as slow:
         (tmp_path / "g.toml").write_text(CONFIG.format(data=tmp_path / "killed", url=slow.base_url))
-        environ = {"UP_KEY": UPSTREAM_KEY, "S_DESK": SECRETS["desk"], "R_URL": shared.url}
-        other = serve(before=slow, redis_url=shared.url, data_dir=os.fspath(tmp_path / "other"))
+        environ = {"UP_KEY": UPSTREAM_KEY, "S_DESK": SECRETS["desk"], "R_URL": redis_server.url}
+        other = serve(before=slow, redis_url=redis_server.url, data_dir=os.fspath(tmp_path / "other"))
         with subprocess.Popen(
             [sys.executable, "-m", "deepseek_nb.cli", "gateway", "--config", tmp_path / "g.toml"],
             env={**os.environ, **environ},
@@ -152,10 +144,10 @@ def test_a_gateway_that_is_killed_frees_its_question(serve, shared, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_redis_goes_in_the_middle_and_comes_back(two, upstream, shared, how, caplog):
+def test_redis_goes_in_the_middle_and_comes_back(two, upstream, redis_server, how, caplog):
     """Nobody's request fails, none waits long; it is said once in the log, and in the figures."""
     ask(two[0], "Return exactly: before")
-    shared.kill() if how == "killed" else shared.freeze()
+    redis_server.kill() if how == "killed" else redis_server.freeze()
     with caplog.at_level("INFO", "deepseek_nb.gateway"):
         for number in range(20):
             began_s = time.monotonic()
@@ -164,7 +156,7 @@ def test_redis_goes_in_the_middle_and_comes_back(two, upstream, shared, how, cap
             assert time.monotonic() - began_s < 3
         assert ask(two[0], "Return exactly: 3").headers["x-cache"] == "hit", "memory and disk serve on"
         assert metric(two[0], 'redis_up{tier="redis"}') == 0
-        shared.start() if how == "killed" else shared.thaw()
+        redis_server.start() if how == "killed" else redis_server.thaw()
         until_s = time.monotonic() + 20
         while not metric(two[0], 'redis_up{tier="redis"}'):
             assert time.monotonic() < until_s
@@ -175,16 +167,16 @@ def test_redis_goes_in_the_middle_and_comes_back(two, upstream, shared, how, cap
     assert ask(two[1], "Return exactly: after").headers["x-cache"] == "hit"
 
 
-def test_a_gateway_starts_without_its_redis(serve, shared):
-    shared.kill()
-    gateway = serve(redis_url=shared.url)
+def test_a_gateway_starts_without_its_redis(serve, redis_server):
+    redis_server.kill()
+    gateway = serve(redis_url=redis_server.url)
     assert ask(gateway).status_code == 200
     assert metric(gateway, 'redis_up{tier="redis"}') == 0
 
 
-def test_claims_are_extended_while_their_owner_lives(shared):
+def test_claims_are_extended_while_their_owner_lives(redis_server):
     async def story() -> tuple[bool, bool, bool, bool]:
-        one, other = (RedisTier(Secret(shared.url), lease_s=0.6) for _ in range(2))
+        one, other = (RedisTier(Secret(redis_server.url), lease_s=0.6) for _ in range(2))
         first = await one.claim("k")
         await asyncio.sleep(1.5)  # more than two leases
         second = await other.claim("k")
@@ -201,8 +193,8 @@ def test_claims_are_extended_while_their_owner_lives(shared):
     assert asyncio.run(story()) == (True, False, False, True)
 
 
-def test_a_full_redis_keeps_nothing_and_stops_nobody(two, shared):
-    with redis.Redis(unix_socket_path=str(shared.socket)) as client:
+def test_a_full_redis_keeps_nothing_and_stops_nobody(two, redis_server):
+    with redis_server.client() as client:
         client.config_set("maxmemory", "1")
     assert ask(two[0]).status_code == 200
     assert ask(two[0]).headers["x-cache"] == "hit"

@@ -11,7 +11,7 @@ from threading import Thread
 
 import nbformat
 import pytest
-from kernels import CANARY_KEY, CELL_S, kernel_environment, running_kernel
+from kernels import CANARY_KEY, CELL_S, Kernel, kernel_environment, running_kernel
 from nbclient.exceptions import CellExecutionError
 from test_notebooks import execute
 
@@ -243,6 +243,33 @@ def test_the_cache_is_cleared_only_when_told_twice(kernel, sandbox):
     number = held["answers"]
     assert deleted == f"Deleted {number} answer" + ("." if number == "1" else "s.")
     kernel.run("%deepseek say kept")
+    assert len(sandbox.log) == 2
+
+
+@pytest.fixture
+def sharing(kernel, redis_server) -> Iterator[Kernel]:
+    """A kernel whose client shares its answers through Redis."""
+    kernel.run(f"import deepseek_nb as ds; _ = ds.configure(redis_url={redis_server.url!r})")
+    yield kernel
+    kernel.run("_ = ds.configure()")
+
+
+def test_the_cache_tells_how_redis_stands(sharing, sandbox, redis_server):
+    """Whether it is there, what was found there, and that it keeps what is deleted here."""
+    sharing.run("%deepseek say shared")
+    there = rows_of(sharing.run("%deepseek cache"))
+    assert there["Redis, shared with other machines"] == "there"
+    assert (there["found there"], there["not found there"]) == ("0", "1")
+    assert "Redis" in sharing.run("%deepseek cache clear --yes").texts("text/plain")[-1]
+    sharing.run("%deepseek say shared")
+    assert rows_of(sharing.run("%deepseek cache"))["found there"] == "1"
+    assert len(sandbox.log) == 1
+    redis_server.kill()
+    gone = rows_of(sharing.run("%deepseek cache"))
+    assert gone["Redis, shared with other machines"].startswith("gone (")
+    said = sharing.run("%deepseek say something else")
+    assert said.status == "ok"
+    assert "RedisStanding: Redis does not answer" in said.streamed
     assert len(sandbox.log) == 2
 
 

@@ -27,8 +27,11 @@ class Bench:
     Workers on the ledger share its folder; those on a RabbitMQ have their own, as on other machines.
     """
 
-    def __init__(self, kind: str, queue: str, sandbox: Sandbox, folder: Path) -> None:
+    def __init__(
+        self, kind: str, queue: str, sandbox: Sandbox, folder: Path, redis_url: str | None = None
+    ) -> None:
         self.kind, self.queue, self.sandbox, self.folder = kind, queue, sandbox, folder
+        self.redis_url = redis_url
         self.client = self.new_client()
         self.workers: list[Worker] = []
 
@@ -52,6 +55,7 @@ class Bench:
             "DEEPSEEK_API_KEY": key or self.sandbox.api_key,
             "DEEPSEEK_NB_DATA_DIR": str(self.folder / folder),
             "DEEPSEEK_AMQP_URL": self.queue if self.kind == "rabbitmq" else "",
+            "DEEPSEEK_NB_REDIS_URL": self.redis_url or "",
         }
         queue = "amqp" if self.kind == "rabbitmq" else "ledger"
         told = ["--queue", queue, "--concurrency", str(concurrency), *words]

@@ -47,6 +47,16 @@ class RedisServer:
             self._process = None
         self.socket.unlink(missing_ok=True)
 
+    def client(self, **options):
+        """To look in, and to change what is there."""
+        import redis
+
+        return redis.Redis(unix_socket_path=str(self.socket), **options)
+
+    def names(self, match: str = "*") -> list[str]:
+        with self.client(decode_responses=True) as client:
+            return client.keys(match)
+
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
 
