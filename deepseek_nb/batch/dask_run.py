@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pandas as pd
 
 from deepseek_nb.adapters.journal import ItemRow, Journal
 from deepseek_nb.adapters.owners import boot_name
 from deepseek_nb.adapters.queued import DASK
-from deepseek_nb.adapters.settings import parse_duration_s
+from deepseek_nb.adapters.settings import LOOPBACK_HOSTS, Settings, parse_duration_s
 from deepseek_nb.batch.call import user_of
 from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.job import Job, Prepared
@@ -101,6 +102,11 @@ class Shard:
     """Of what is left of the job's budget, for a worker with another ledger."""
     orders: str
     """The Dask variable in which the submitter says "go", "pause" or "stop"."""
+    shares: bool
+    """Whether the submitter shares its answers through Redis."""
+    redis_url: str | None
+    """Where that is, if nothing but the address stands in it; else the workers have to know."""
+    redis_keep_s: float
 
     def at_home(self) -> bool:
         """Whether this process reaches the submitter's own ledger, and not one of the same name."""
@@ -110,6 +116,24 @@ class Shard:
         with Journal(file) as journal:
             there = journal.queued.get(self.job)
         return there is not None and there.put == self.orders
+
+    def redis(self) -> dict[str, Any]:
+        """The submitter's Redis as settings; none where its address leads elsewhere from this machine."""
+        if self.redis_url is None or (self.boot != boot_name() and _is_near(self.redis_url)):
+            return {}
+        return {"redis_url": self.redis_url, "redis_keep_s": self.redis_keep_s}
+
+
+def _is_near(redis_url: str) -> bool:
+    """Whether that address is one of the machine that says it."""
+    url = urlsplit(redis_url)
+    return url.scheme == "unix" or url.hostname in LOOPBACK_HOSTS
+
+
+def _bare_url(settings: Settings) -> str | None:
+    """The address of Redis, if no user, password or option is in it: those are never sent to a worker."""
+    url = "" if settings.redis_url is None else settings.redis_url.reveal()
+    return None if not url or "@" in url or "?" in url else url
 
 
 class DaskRun(QueueRun):
@@ -208,6 +232,9 @@ class DaskRun(QueueRun):
                 concurrency_max=max(1, settings.concurrency_max // at_once),
                 budget_share=1 / count,
                 orders=self._orders,
+                shares=self._client.aio.redis is not None and self._options.get("cache") is not False,
+                redis_url=_bare_url(settings),
+                redis_keep_s=settings.redis_keep_s,
             )
 
     def _take(self, told: dict[str, Any], orders: Any) -> None:
@@ -233,6 +260,7 @@ def work_shard(shard_json: str) -> str:
         "base_url": shard.base_url,
         "route": shard.route,
         "concurrency_max": shard.concurrency_max,
+        **shard.redis(),
     }
     at_home = shard.at_home()
     if at_home:
@@ -255,6 +283,13 @@ def _work(shard: Shard, client: Client, answer: dict[str, Any], *, at_home: bool
             "workers are started. Nothing was sent."
         )
         raise
+    if shard.shares and client.aio.redis is None:
+        raise ConfigError(
+            "The submitter shares its answers through Redis, and this Dask worker does not.",
+            hint="An address with a password, or of the submitter's own machine, is not sent to a worker: "
+            "set DEEPSEEK_NB_REDIS_URL in the environment in which the Dask workers are started. Nothing was "
+            "sent.",
+        )
     job = _job(shard, client, at_home=at_home)
     last = "go"
     while not job.wait(LOOK_S):
@@ -262,6 +297,7 @@ def _work(shard: Shard, client: Client, answer: dict[str, Any], *, at_home: bool
         if order != last and order is not None:
             last = order
             {"go": job.resume, "pause": job.pause, "stop": job.cancel}[order]()
+    job.warn_if_needed()
     if not at_home:
         job.frame()  # closes its books
         with Journal(client.settings.data_dir / "jobs.db") as journal:

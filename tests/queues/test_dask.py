@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from queue_bench import TEMPLATE, check, frame_of, until
 
 from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.adapters.settings import Settings
 from deepseek_nb.batch.apply import JobIncomplete, apply
+from deepseek_nb.batch.dask_run import _bare_url
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import BudgetExceeded, ConfigError
 from deepseek_nb.sandbox import Sandbox
@@ -28,18 +31,22 @@ def workers_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("workers")
 
 
-@pytest.fixture(scope="module")
-def cluster(workers_folder):
-    """Two processes with one thread each; the key is in their environment, and a data folder of their own."""
+def two_processes(folder, **environ):
+    """A cluster of two processes with one thread each; the key is in their environment, and a data folder."""
     told = {
         "DEEPSEEK_API_KEY": KEY,
-        "DEEPSEEK_NB_DATA_DIR": str(workers_folder),
+        "DEEPSEEK_NB_DATA_DIR": str(folder),
         "DEEPSEEK_NB_PYPROJECT": "off",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", env=told
-    ) as made:
+    return distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", env=told | environ
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(workers_folder):
+    with two_processes(workers_folder) as made:
         yield made
 
 
@@ -91,6 +98,79 @@ def test_workers_elsewhere_send_their_rows_back(dask, client, sandbox, monkeypat
     assert out.attrs["deepseek_nb"]["job_cost_usd"] == pytest.approx(sandbox.log.cost_usd, rel=1e-6)
     with Journal(workers_folder) as journal:
         assert not journal.jobs(), "what was sent back is kept no longer"
+
+
+@pytest.fixture
+def machines(redis_server, tmp_path, monkeypatch):
+    """The workers as two machines: each has a folder of its own; a third one stands in for a killed one."""
+    monkeypatch.setattr("deepseek_nb.batch.dask_run.boot_name", lambda: "another machine")
+    with (
+        two_processes(tmp_path / "machine 3", DEEPSEEK_NB_REDIS_URL=redis_server.url) as made,
+        distributed.Client(made) as dask,
+    ):
+        for number, name in enumerate(dask.run(os.getpid)):
+            told = {"DEEPSEEK_NB_DATA_DIR": str(tmp_path / f"machine {number}")}
+            dask.run(os.environ.update, told, workers=[name])
+        yield dask
+
+
+def test_machines_pay_a_question_once_through_redis(machines, client, sandbox, tmp_path):
+    """Neither in one job nor in one of another folder; nor in two jobs at the same moment."""
+    check(ask(client, 120), 120)
+    with Client(base_url=sandbox.base_url, data_dir=tmp_path / "other", concurrency_max=16) as other:
+        out = ask(other, 120, job="another job")
+        check(out, 120)
+        assert out["cached"].all()
+        assert out.attrs["deepseek_nb"]["job_cost_usd"] == 0
+        assert len(answered(sandbox)) == len(set(answered(sandbox))) == 120
+        with ThreadPoolExecutor(2) as pool:
+            for out in pool.map(lambda each: ask(each, 240, job="both"), (client, other)):
+                check(out, 240)
+    assert len(answered(sandbox)) == len(set(answered(sandbox))) == 240
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_killed_costs_what_it_had_at_the_server(machines, client, sandbox):
+    """What it had answered is found by the machine that gets its shard."""
+    pids = machines.run(os.getpid)
+    kill = threading.Thread(
+        target=lambda: (
+            until(lambda: len(answered(sandbox)) >= 60),
+            os.kill(next(iter(pids.values())), signal.SIGKILL),
+        )
+    )
+    kill.start()
+    check(ask(client, 300), 300)
+    kill.join()
+    assert len(set(answered(sandbox))) == 300
+    assert len(answered(sandbox)) - 300 <= 8, "it had at most half of the 16 at the server"
+
+
+def test_the_address_of_redis_travels_without_a_password_only(dask, sandbox, redis_server, tmp_path):
+    given = {"base_url": sandbox.base_url, "data_dir": tmp_path / "home", "concurrency_max": 16}
+    with Client(redis_url=redis_server.url, **given) as client:
+        check(ask(client, 20), 20)
+    assert len(redis_server.names("deepseek_nb:1:answer:*")) == 20
+    with (
+        Client(redis_url="redis://:correct-horse@127.0.0.1:1", **given) as client,
+        pytest.raises(ConfigError, match="this Dask worker does not") as refused,
+    ):
+        ask(client, 25, job="k")
+    assert "DEEPSEEK_NB_REDIS_URL" in refused.value.hint
+    assert len(answered(sandbox)) == 20
+
+
+@pytest.mark.parametrize(
+    ("url", "travels"),
+    [
+        ("redis://cache.example.org:6379/0", True),
+        ("redis://user:secret@cache.example.org", False),
+        ("rediss://cache.example.org?ssl_cert_reqs=none", False),
+        (None, False),
+    ],
+)
+def test_what_of_an_address_is_sent(url, travels):
+    assert _bare_url(Settings(redis_url=url)) == (url if travels else None)
 
 
 def test_a_killed_worker_has_its_shard_done_by_another(dask, client, sandbox):
