@@ -329,10 +329,11 @@ class Journal:
 
         self._database.write(end)
 
-    def delete(self, job: str) -> bool:
+    def delete(self, job: str, *, wipe: bool = True) -> bool:
         """Delete the job and its rows for good, no byte of them stays; False if there was none.
 
         Rewrites the file (about 1 s for 150 MB). Raises ConfigError while another process reads it.
+        ``wipe=False`` does neither: some bytes may stay in the file's log for a while.
         """
 
         def drop(connection: sqlite3.Connection) -> bool:
@@ -346,7 +347,7 @@ class Journal:
             return True
 
         deleted = self._database.write(drop)
-        if deleted:
+        if deleted and wipe:
             self._database.scrub()
         return deleted
 

@@ -305,7 +305,8 @@ def _work(shard: Shard, client: Client, answer: dict[str, Any], *, at_home: bool
             if kept is not None:
                 answer |= {"spent_usd": kept.spent_usd, "unknown_usd": kept.unknown_usd}
             answer["rows"] = [row._asdict() for row in journal.rows(job.name) if row.state in ("d", "f")]
-            journal.delete(job.name)  # its answers are in the store
+            # its answers are in the store; a worker beside this one may be at work on the same ledger
+            journal.delete(job.name, wipe=False)
     if job.error is not None:
         raise job.error
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from queue_bench import TEMPLATE, check, frame_of, until
@@ -100,6 +102,17 @@ def test_workers_elsewhere_send_their_rows_back(dask, client, sandbox, monkeypat
         assert not journal.jobs(), "what was sent back is kept no longer"
 
 
+def test_workers_with_one_folder_do_not_fail_each_other(dask, client, sandbox, monkeypatch, workers_folder):
+    """What one of them reads the other cannot wipe out: the rows are sent back all the same."""
+    monkeypatch.setattr("deepseek_nb.batch.dask_run.boot_name", lambda: "another machine")
+    Journal(workers_folder).close()
+    with closing(sqlite3.connect(workers_folder / "jobs.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM jobs").fetchone()
+        check(ask(client, 20), 20)
+    assert len(answered(sandbox)) == 20
+
+
 @pytest.fixture
 def machines(redis_server, tmp_path, monkeypatch):
     """The workers as two machines: each has a folder of its own; a third one stands in for a killed one."""
@@ -108,15 +121,20 @@ def machines(redis_server, tmp_path, monkeypatch):
         two_processes(tmp_path / "machine 3", DEEPSEEK_NB_REDIS_URL=redis_server.url) as made,
         distributed.Client(made) as dask,
     ):
+
+        def set_folder(folder: str) -> None:
+            os.environ["DEEPSEEK_NB_DATA_DIR"] = folder
+
         for number, name in enumerate(dask.run(os.getpid)):
-            told = {"DEEPSEEK_NB_DATA_DIR": str(tmp_path / f"machine {number}")}
-            dask.run(os.environ.update, told, workers=[name])
+            dask.run(set_folder, str(tmp_path / f"machine {number}"), workers=[name])
         yield dask
 
 
 def test_machines_pay_a_question_once_through_redis(machines, client, sandbox, tmp_path):
     """Neither in one job nor in one of another folder; nor in two jobs at the same moment."""
     check(ask(client, 120), 120)
+    assert (tmp_path / "machine 0").exists()
+    assert (tmp_path / "machine 1").exists()
     with Client(base_url=sandbox.base_url, data_dir=tmp_path / "other", concurrency_max=16) as other:
         out = ask(other, 120, job="another job")
         check(out, 120)
