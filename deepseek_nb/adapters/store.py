@@ -61,7 +61,7 @@ SCHEMA = (
 """Both key spaces of the file: our fingerprints, and joblib's own keys."""
 
 LOOKUP_ITEMS = 500
-"""Keys in one SELECT."""
+"""Keys in one SELECT, and in one question to the shared tier."""
 
 COMMIT_ITEMS = 5000
 """Rows in one transaction of ``put_many``: what is at risk while it runs."""
@@ -196,17 +196,21 @@ class AnswerStore:
     async def aget_many(self, keys: Sequence[str], ttl_s: float | None = None) -> dict[str, dict[str, Any]]:
         """As :meth:`get_many`, in another thread.
 
-        What is not there is asked of the shared tier, in one round trip; what it has is then in the file.
+        What is not there is asked of the shared tier, in one round trip for 500; what that has is then in the
+        file.
         """
         found = await asyncio.to_thread(self.get_many, keys, ttl_s)
-        if self._shared is None or len(found) == len(keys):
+        if self._shared is None:
             return found
-        kept = await self._shared.get_many([key for key in keys if key not in found])
-        now = self._now()
-        rows = [_row(key, text, at) for key, (text, at) in kept.items() if _fresh(at, now, ttl_s)]
-        if rows:
-            await asyncio.to_thread(self._commit, rows)
-        return found | {row.key: json.loads(row.text) for row in rows}
+        left = [key for key in keys if key not in found]
+        for start in range(0, len(left), LOOKUP_ITEMS):
+            kept = await self._shared.get_many(left[start : start + LOOKUP_ITEMS])
+            now = self._now()
+            rows = [_row(key, text, at) for key, (text, at) in kept.items() if _fresh(at, now, ttl_s)]
+            if rows:
+                await asyncio.to_thread(self._commit, rows)
+            found |= {row.key: json.loads(row.text) for row in rows}
+        return found
 
     async def _find_shared(self, shared: SharedTier, key: str, ttl_s: float | None) -> str | None:
         found = await shared.get(key)

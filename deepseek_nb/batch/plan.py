@@ -330,10 +330,8 @@ def _done(call: JobCall, client: Client, name: str, digest: str, keys: list[str]
             if before is not None and before.digest == digest:
                 ended = ("d",) if call.retry_failed else ("d", "f")
                 done |= {row.key for row in journal.rows(name) if row.state in ended}
-    store = client.aio.store
-    if store is not None and call.cache is not False:
-        left = [key for key in keys if key not in done]
-        done |= store.get_many(left, client.settings.ttl_s).keys()
+    if call.cache is not False:
+        done |= client.kept([key for key in keys if key not in done], client.settings.ttl_s)
     return done & set(keys)
 
 

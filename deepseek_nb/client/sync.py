@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +85,15 @@ class Client:
     def balance(self) -> dict[str, Any]:
         """The account's balance. Costs nothing."""
         return background.run(self.aio.balance)
+
+    def kept(self, keys: Sequence[str], ttl_s: float | None = None) -> set[str]:
+        """Those of ``keys`` that have an answer in the store, or in Redis; then it is in the store, too."""
+        store = self.aio.store
+        if store is None:
+            return set()
+        if self.aio.redis is None:
+            return set(store.get_many(keys, ttl_s))
+        return set(background.run(store.aget_many, keys, ttl_s))
 
     def hold(self) -> None:
         """Keep it open through :meth:`retire`, until :meth:`let_go`: a job runs with it."""

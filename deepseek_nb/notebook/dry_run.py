@@ -29,7 +29,7 @@ def dry_run(client: Any, errand: Any, notes: Sequence[str]) -> Mapping[str, str]
         _price(client, errand),
     ]
     if errand.look_up and client.aio.store is not None:
-        kept = client.aio.store.get(errand.key, errand.ttl_s) is not None
+        kept = errand.key in client.kept([errand.key], errand.ttl_s)
         lines.append("in the store: " + ("yes, it would cost nothing" if kept else "no, it would be asked"))
     title = "Dry run: nothing was sent."
     told = "\n".join(f"- {safe_markdown(line)}" for line in lines)

@@ -16,10 +16,12 @@ from queue_bench import TEMPLATE, Bench, check, frame_of, until
 
 from deepseek_nb.adapters.redis_tier import RedisStanding, RedisTier
 from deepseek_nb.batch.apply import apply
+from deepseek_nb.batch.plan import plan
 from deepseek_nb.batch.submit import submit
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.secret import Secret
+from deepseek_nb.notebook.dry_run import dry_run
 
 PASSWORD = "correct-horse-battery"
 
@@ -105,6 +107,17 @@ def test_two_processes_that_ask_the_same_rows_pay_each_once(sandbox, redis_serve
     assert [worker.result() for worker in both] == [{"said": "ok", "done": 300, "rows": 300}] * 2
     assert len(asked(sandbox)) == asked(sandbox).total() == 300
     assert not redis_server.names("*:claim:*")
+
+
+def test_a_plan_knows_what_others_have_answered(machine, sandbox):
+    ask(machine("a"), 15)
+    other = machine("b")
+    planned = plan(frame_of(20), TEMPLATE, client=other, max_tokens=30)
+    assert (planned.rows, planned.requests) == (20, 5)
+    errand = other.aio.prepare("Hello?", max_tokens=5)
+    assert not other.kept([errand.key])
+    machine("a2").ask("Hello?", max_tokens=5)
+    assert "it would cost nothing" in dry_run(other, errand, [])["text/plain"]
 
 
 def test_rows_that_share_requests_are_shared_one_by_one(machine, sandbox):
