@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from kernels import CANARY_KEY, kernel_environment, running_kernel
 
-from deepseek_nb.notebook.scrub import keys_in
+from deepseek_nb import session
+from deepseek_nb.client.sync import Client
+from deepseek_nb.notebook.scrub import keys_in, scrubbed
 
 KEY = "sk-" + "7f3a9c1e5b2d4f6a8c0e1b3d5f7a9c2e"
 GATEWAY_KEY = "gateway/0f9e8d7c6b5a"
@@ -96,6 +98,16 @@ def test_the_key_in_use_is_known_whatever_it_looks_like(sandbox, folder):
         assert "****5b4a" in kernel.run("y = 'other/9f8e7d6c5b4a'").streamed
         assert kernel.run("%unload_ext deepseek_nb").streamed == ""
         assert kernel.run(f"x = '{KEY}'").streamed == ""
+
+
+def test_the_password_of_redis_is_masked(monkeypatch, tmp_path):
+    """In what is sent to have it explained; an address without one is no secret there."""
+    url = "redis://user:correct-horse@127.0.0.1:1"
+    for given, shown in ((url, False), ("redis://127.0.0.1:1", True)):
+        with Client(redis_url=given, data_dir=tmp_path) as client:
+            monkeypatch.setattr(session, "_client", client)
+            said = scrubbed(f"configure(redis_url={given!r})  # correct-horse")
+        assert (given in said, "correct-horse" in said) == (shown, shown)
 
 
 def test_a_cell_that_fails_puts_the_streams_back(kernel):
