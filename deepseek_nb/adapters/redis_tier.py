@@ -293,14 +293,17 @@ class RedisTier:
         """What Redis says; ``otherwise`` where it is gone, does not answer or refuses."""
         if not self.up:
             return otherwise
+        before, told = _cancellations(), otherwise
         try:
-            return await work()
+            told = await work()
         except self._refusals:  # it lives: it is full, or a copy that only reads
             self.counts["errors"] += 1
         except self._errors as error:
             self.counts["errors"] += 1
             self._gone(error)
-        return otherwise
+        if _cancellations() > before:  # redis-py loses some while it closes a connection
+            raise asyncio.CancelledError
+        return told
 
     def _gone(self, error: Exception) -> None:
         if self.up and not self._closed:
@@ -312,7 +315,7 @@ class RedisTier:
     async def _return(self) -> None:
         """Look until it is back."""
         wait_s, most_s = TRY_AGAIN_S
-        while not self.up:
+        while not self._closed:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, most_s)
             try:
@@ -320,8 +323,9 @@ class RedisTier:
             except self._errors:
                 continue
             self.up, self.why = True, ""
-        self._settle_soon()  # what was claimed when it went
-        self._told(True, "")
+            self._settle_soon()  # what was claimed when it went
+            self._told(True, "")
+            return
 
 
 def _connected(url: Secret, within_s: float) -> tuple[Any, tuple[type[Exception], ...], type[Exception]]:
@@ -354,6 +358,12 @@ def _connected(url: Secret, within_s: float) -> tuple[Any, tuple[type[Exception]
             hint="Such as: redis://127.0.0.1:6379/0, rediss://HOST or unix:///PATH",
         ) from None
     return Redis.from_pool(pool), (exceptions.RedisError, OSError), exceptions.ResponseError
+
+
+def _cancellations() -> int:
+    """How often this task is asked to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _end(putting: Sequence[_Put]) -> None:

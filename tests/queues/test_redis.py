@@ -316,6 +316,34 @@ def test_what_is_put_when_it_is_closed_ends_all_the_same(redis_server):
     redis_server.thaw()
 
 
+def test_a_cancellation_is_not_lost_where_redis_refuses(redis_server):
+    """redis-py loses some while it closes a connection: who hangs up asks no more, who closes comes back."""
+    with redis_server.client() as inside:
+        inside.config_set("requirepass", PASSWORD)
+
+    async def cancelled(tier: RedisTier, after_s: float) -> bool:
+        asking = asyncio.ensure_future(tier.get("a"))
+        await asyncio.sleep(after_s)
+        return not asking.cancel() or ((await asyncio.wait([asking])) and asking.cancelled())
+
+    async def closed(number: int) -> None:
+        tier = RedisTier(Secret(redis_server.url))
+        await tier.get("a")
+        await asyncio.sleep(0.2 + number / 5000)  # it looks whether Redis is back just then
+        await tier.aclose()
+
+    async def story() -> None:
+        tier = RedisTier(Secret(redis_server.url))
+        for number in range(100):
+            tier.up = True
+            assert await cancelled(tier, number / 40_000), number
+        await tier.aclose()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*map(closed, range(150)))
+
+    asyncio.run(story())
+
+
 # ------------------------------------------------------------------------------------------ workers
 
 
