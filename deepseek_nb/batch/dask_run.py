@@ -33,7 +33,7 @@ from deepseek_nb.batch.job import Job, Prepared
 from deepseek_nb.batch.kept_spec import spec_of
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import QueueRun, error_of
-from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
+from deepseek_nb.batch.ready import Ready, hours_of, job_budget, job_run, standing, written_down
 from deepseek_nb.batch.rows import kept_rows
 from deepseek_nb.batch.run import error_record
 from deepseek_nb.client.sync import Client
@@ -350,18 +350,9 @@ def _job(shard: Shard, client: Client, *, at_home: bool) -> Job:
         items = () if at_home else [(key, body, shard.priority) for key, body in shard.rows]
         written_down(journal, name, spec, client, items)
         progress, pending = standing(journal, name, keys, budget, retry_failed=False)
+        ready = Ready(client, journal, name, spec, asking, rows, keys, pending, progress)
         run = job_run(
-            client,
-            journal,
-            name,
-            spec,
-            asking,
-            rows,
-            keys,
-            pending,
-            progress,
-            patience=options.get("patience"),
-            hours=hours_of(client, options.get("when"), spec.model),
+            ready, patience=options.get("patience"), hours=hours_of(client, options.get("when"), spec.model)
         )
         form = FrameForm(pd.DataFrame(), ())
         made = Prepared(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.queued import DASK, LEDGER
 from deepseek_nb.adapters.rabbitmq import Broker, BrokerLost, broker_url, shown_url
 from deepseek_nb.batch.broker_run import BrokerRun
-from deepseek_nb.batch.call import JobCall, arranged
+from deepseek_nb.batch.call import JobCall
 from deepseek_nb.batch.dask_run import DaskRun, cluster_cores
 from deepseek_nb.batch.parcels import Row
-from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import LedgerRun, QueueRun
-from deepseek_nb.batch.rows import Rows
-from deepseek_nb.batch.spec import Asking, JobSpec
+from deepseek_nb.batch.ready import Ready
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.portal import background
 from deepseek_nb.client.sync import Client
@@ -41,20 +37,8 @@ class Place(Protocol):
     def check(self, call: JobCall) -> None:
         """Raise ConfigError where this call cannot be done there."""
 
-    def run(
-        self,
-        call: JobCall,
-        client: Client,
-        journal: Journal,
-        name: str,
-        spec: JobSpec,
-        asking: Asking,
-        rows: Rows,
-        keys: Sequence[str],
-        pending: Sequence[str],
-        progress: Progress,
-    ) -> QueueRun:
-        """Hand over the rows ``pending``; gives what looks on."""
+    def run(self, call: JobCall, ready: Ready) -> QueueRun:
+        """Hand over the rows that are left; gives what looks on."""
 
 
 def queue_of(queue: str | None) -> Place | None:
@@ -110,21 +94,13 @@ class LedgerPlace:
         """Raise ConfigError for a fallback that no ledger may keep."""
         options_of(call)
 
-    def run(
-        self,
-        call: JobCall,
-        client: Client,  # noqa: ARG002 (as the protocol has it)
-        journal: Journal,
-        name: str,
-        spec: JobSpec,  # noqa: ARG002
-        asking: Asking,  # noqa: ARG002
-        rows: Rows,  # noqa: ARG002
-        keys: Sequence[str],  # noqa: ARG002
-        pending: Sequence[str],
-        progress: Progress,
-    ) -> QueueRun:
-        """Hand over the rows ``pending``; gives what looks on."""
-        return LedgerRun(journal, name, pending, progress, options=options_of(call), priority=call.priority)
+    def run(self, call: JobCall, ready: Ready) -> QueueRun:
+        """Hand over the rows that are left; gives what looks on."""
+        return LedgerRun(
+            *(ready.journal, ready.name, ready.pending, ready.progress),
+            options=options_of(call),
+            priority=call.priority,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,41 +136,25 @@ class BrokerPlace:
         async with Broker.open(self.url):
             pass
 
-    def run(
-        self,
-        call: JobCall,
-        client: Client,
-        journal: Journal,
-        name: str,
-        spec: JobSpec,
-        asking: Asking,
-        rows: Rows,
-        keys: Sequence[str],
-        pending: Sequence[str],
-        progress: Progress,
-    ) -> QueueRun:
-        """Hand over the rows ``pending``; gives what looks on."""
-        place_of = {key: place for place, key in enumerate(keys)}
-        found = arranged(rows, [place_of[key] for key in pending], asking, spec.block)
+    def run(self, call: JobCall, ready: Ready) -> QueueRun:
+        """Hand over the rows that are left; gives what looks on."""
+        client, asking, bodies = ready.client, ready.asking, ready.bodies()
+        found, sent = ready.arranged()
         sent_as = None
         if asking.prefix is not None:
             sent_as = {"order": list(found.fields), "reach": found.reach}
-        options, meta = options_of(call), spec.meta(client.aio)
+        options, meta = options_of(call), ready.spec.meta(client.aio)
 
         def row_of(key: str, put: str, limit_usd: float | None) -> Row:
-            body = rows.prompts[place_of[key]]
-            return Row(name, put, key, body, meta, options, sent_as, limit_usd)
+            return Row(ready.name, put, key, bodies[key], meta, options, sent_as, limit_usd)
 
         def worst_usd(key: str) -> float:
-            return _worst_usd(asking(rows.prompts[place_of[key]]), client)
+            return _worst_usd(asking(bodies[key]), client)
 
-        if call.budget_usd is not None and pending:
-            worst_usd(pending[0])  # raises where no price is known
+        if call.budget_usd is not None and sent:
+            worst_usd(sent[0])  # raises where no price is known
         return BrokerRun(
-            journal,
-            name,
-            [pending[place] for place in found.sent],
-            progress,
+            *(ready.journal, ready.name, sent, ready.progress),
             url=self.url,
             route=client.settings.route_name,
             row_of=row_of,
@@ -237,31 +197,14 @@ class DaskPlace:
         options_of(call)
         cluster_cores()
 
-    def run(
-        self,
-        call: JobCall,
-        client: Client,
-        journal: Journal,
-        name: str,
-        spec: JobSpec,
-        asking: Asking,
-        rows: Rows,
-        keys: Sequence[str],
-        pending: Sequence[str],
-        progress: Progress,
-    ) -> QueueRun:
-        """Shard the rows ``pending`` over the cluster; gives what looks on."""
-        place_of = {key: place for place, key in enumerate(keys)}
-        found = arranged(rows, [place_of[key] for key in pending], asking, spec.block)
-        sent = [pending[place] for place in found.sent]
+    def run(self, call: JobCall, ready: Ready) -> QueueRun:
+        """Shard the rows that are left over the cluster; gives what looks on."""
+        _, sent = ready.arranged()
         return DaskRun(
-            journal,
-            name,
-            sent,
-            progress,
-            bodies={key: rows.prompts[place_of[key]] for key in sent},
-            ask=spec.meta(client.aio),
+            *(ready.journal, ready.name, sent, ready.progress),
+            bodies=ready.bodies(),
+            ask=ready.spec.meta(ready.client.aio),
             options=options_of(call),
             priority=call.priority,
-            client=client,
+            client=ready.client,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,9 @@ from deepseek_nb.batch.waves import waves_of
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.errors import ConfigError, JobMismatch
+from deepseek_nb.core.layout.arrange import Arrangement
 
-__all__ = ["hours_of", "job_budget", "job_run", "standing", "written_down"]
+__all__ = ["Ready", "hours_of", "job_budget", "job_run", "standing", "written_down"]
 
 
 def hours_of(client: Client, when: When | None, model: str | None) -> Hours | None:
@@ -90,33 +92,47 @@ def standing(
     return progress, [key for key in keys if states.get(key) not in ("d", "f")]
 
 
-def job_run(
-    client: Client,
-    journal: Journal,
-    name: str,
-    spec: JobSpec,
-    asking: Asking,
-    rows: Rows,
-    keys: Sequence[str],
-    pending: Sequence[str],
-    progress: Progress,
-    *,
-    patience: float | str | None,
-    hours: Hours | None,
-) -> JobRun:
-    """The run of the rows that are left, in the order that the server's cache likes.
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A job whose rows are written down: what a run of it needs.
 
     ``keys`` are those of ``rows.prompts``, ``pending`` those that are left of them.
     """
-    place_of = {key: place for place, key in enumerate(keys)}
-    found = arranged(rows, [place_of[key] for key in pending], asking, spec.block)
-    sent = [pending[place] for place in found.sent]
+
+    client: Client
+    journal: Journal
+    name: str
+    spec: JobSpec
+    asking: Asking
+    rows: Rows
+    keys: Sequence[str]
+    pending: Sequence[str]
+    progress: Progress
+
+    def bodies(self) -> dict[str, str]:
+        """Each row as it is written down, by its key."""
+        return dict(zip(self.keys, self.rows.prompts, strict=True))
+
+    def arranged(self) -> tuple[Arrangement, list[str]]:
+        """How the server's cache likes the rows that are left, and their keys in that order.
+
+        ``asking`` sends them that way from then on.
+        """
+        place_of = {key: place for place, key in enumerate(self.keys)}
+        found = arranged(self.rows, [place_of[key] for key in self.pending], self.asking, self.spec.block)
+        return found, [self.pending[place] for place in found.sent]
+
+
+def job_run(ready: Ready, *, patience: float | str | None, hours: Hours | None) -> JobRun:
+    """The run of the rows that are left, in the order that the server's cache likes."""
+    client, spec, asking = ready.client, ready.spec, ready.asking
+    found, sent = ready.arranged()
     options: dict[str, Any] = {
         "patience_s": client.settings.patience_s if patience is None else parse_patience_s(patience),
         "check": spec.schema.parse if spec.schema else None,
         "hours": hours,
     }
-    given = (client.aio, journal, name, sent, asking, progress)
+    given = (client.aio, ready.journal, ready.name, sent, asking, ready.progress)
     if asking.together is not None:
         many = spec.rows_per_request
         return PackedRun(*given, rows_per_request=many, make_pack=asking.together.pack, **options)

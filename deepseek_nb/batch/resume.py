@@ -25,7 +25,7 @@ from deepseek_nb.batch.job import Job, Prepared
 from deepseek_nb.batch.kept_spec import damage, spec_of
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.queue_run import refuse_elsewhere
-from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
+from deepseek_nb.batch.ready import Ready, hours_of, job_budget, job_run, standing, written_down
 from deepseek_nb.batch.rows import Rows, kept_rows
 from deepseek_nb.client.schema_columns import Column
 from deepseek_nb.client.structured import Schema
@@ -82,22 +82,11 @@ def resume(
         rows = kept_rows([each.body for each in prompts], spec.form)
         written_down(journal, name, spec, client, ())
         progress, pending = standing(journal, name, keys, budget, retry_failed=retry_failed)
-        bodies = dict(zip(keys, rows.prompts, strict=True))
+        ready = Ready(client, journal, name, spec, asking, rows, keys, pending, progress)
+        bodies = ready.bodies()
         if any(asking(bodies[key], None).key != key for key in pending):
             raise _other(there, spec.meta(client.aio))
-        run = job_run(
-            client,
-            journal,
-            name,
-            spec,
-            asking,
-            rows,
-            keys,
-            pending,
-            progress,
-            patience=patience,
-            hours=hours,
-        )
+        run = job_run(ready, patience=patience, hours=hours)
         frame_of = partial(_frame, replace(rows, values=()), keys, spec.schema)
         columns = (Column(_prompt_name(spec.schema), (), "string"), *frame_columns(spec.schema, None))
         form = FrameForm(pd.DataFrame(), columns)

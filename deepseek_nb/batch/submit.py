@@ -21,7 +21,7 @@ from deepseek_nb.batch.job import Job, Prepared, live_jobs
 from deepseek_nb.batch.place import Place, queue_of
 from deepseek_nb.batch.plan import Plan, call_of
 from deepseek_nb.batch.queue_run import QueueRun, refuse_elsewhere
-from deepseek_nb.batch.ready import hours_of, job_budget, job_run, standing, written_down
+from deepseek_nb.batch.ready import Ready, hours_of, job_budget, job_run, standing, written_down
 from deepseek_nb.batch.rows import Rows
 from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import ROW_PRIORITY
@@ -127,23 +127,10 @@ def begin(call: JobCall, *, alone: bool = True, place: Place | None = None) -> J
         items = zip(keys, rows.prompts, [call.priority] * len(keys), strict=True)
         written_down(journal, name, spec, client, items)
         progress, pending = standing(journal, name, keys, budget, retry_failed=call.retry_failed)
-        run: JobRun | QueueRun
-        if place is None:
-            run = job_run(
-                client,
-                journal,
-                name,
-                spec,
-                asking,
-                rows,
-                keys,
-                pending,
-                progress,
-                patience=call.patience,
-                hours=hours,
-            )
-        else:
-            run = place.run(call, client, journal, name, spec, asking, rows, keys, pending, progress)
+        ready = Ready(client, journal, name, spec, asking, rows, keys, pending, progress)
+        run: JobRun | QueueRun = (
+            job_run(ready, patience=call.patience, hours=hours) if place is None else place.run(call, ready)
+        )
         frame_of = partial(
             build_frame,
             work.index,
