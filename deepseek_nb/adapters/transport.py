@@ -5,7 +5,7 @@ job sends a hundred thousand, goes from httpx's transport to aiohttp with header
 cookies, redirects and event hooks of httpx's client are not used here, and cost more than the request.
 
 Rules of this room: nothing is retried, redirected or waited for here; every failure of the
-libraries below becomes one of ``core.errors`` (:func:`map_error`), cut loose from their tracebacks,
+libraries below becomes one of ``core.errors`` (``failures.py``), cut loose from their tracebacks,
 which hold the request's headers and so the key; a server that repeats the credentials it was sent
 has them masked before anybody reads them. "Nothing was sent" and "may have been charged" are told
 apart, and httpx alone cannot: over aiohttp, a refused connection and one reset after sending are
@@ -15,16 +15,8 @@ both its ``ConnectTimeout``, so the cause below it decides.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import errno
-import ipaddress
-import logging
-import os
-import re
-import socket
 import ssl
-import urllib.request
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -36,29 +28,33 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import aiohttp
 import aiohttp.connector
-import aiohttp.http_exceptions
 import httpx
 from httpx_aiohttp.transport import AiohttpResponseStream, AiohttpTransport, map_aiohttp_exceptions
 
+from deepseek_nb.adapters.addresses import (
+    checked_url,
+    environment_proxy,
+    host_and_port,
+    say_once,
+    tls_of,
+)
+from deepseek_nb.adapters.failures import FAILURES, map_error
 from deepseek_nb.adapters.packing import LEAST_BYTES, packer
 from deepseek_nb.core.errors import (
     ConfigError,
-    ConnectionLost,
     DeepSeekError,
     EndpointUnknown,
-    NeverConnected,
     ServerFault,
-    StreamBroken,
     WentSilent,
 )
 from deepseek_nb.core.secret import Scrubber, Secret
 
-__all__ = ["Reply", "Transport", "map_error", "proxy_of"]
+__all__ = ["Reply", "Transport"]
 
 T = TypeVar("T")
 
@@ -68,24 +64,6 @@ PIECE_BYTES = 2**18
 MOST_USUAL = 64  # sets of headers that are kept as they are sent
 READ_BYTES = 2**14
 PLAIN_BODY_BYTES = 2**20  # above this, aiohttp warns that bytes in one piece hold up the loop
-
-LOG = logging.getLogger("deepseek_nb")
-
-METADATA_HOSTS = frozenset(
-    {
-        "100.100.100.200",  # Alibaba Cloud
-        "168.63.129.16",  # Azure
-        "192.0.0.192",  # Oracle
-        "fd00:ec2::254",  # AWS; the IPv4 ones are link-local
-        "fd20:ce::254",  # Google
-        "instance-data",  # AWS
-        "instance-data.ec2.internal",
-        "metadata",
-        "metadata.goog",
-        "metadata.google.internal",
-        "metadata.tencentyun.com",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +112,7 @@ class Transport:
     ) -> None:
         if not connect_timeout_s > 0:
             raise ConfigError(f"connect_timeout_s must be above 0 seconds, not {connect_timeout_s!r}.")
-        url = _checked(base_url, with_auth=auth is not None)
+        url = checked_url(base_url, with_auth=auth is not None)
         self._base = str(url).rstrip("/")
         self._origin = str(url.copy_with(raw_path=b"/")).rstrip("/")
         self._where = f"{url.raw_host.decode('ascii')}:{url.port or (443 if url.scheme == 'https' else 80)}"
@@ -148,14 +126,14 @@ class Transport:
             "Accept-Encoding": "identity",  # a compressed stream is a buffered stream
             "User-Agent": user_agent,
         }
-        proxy = _environment_proxy(url) if trust_env else None
+        proxy = environment_proxy(url) if trust_env else None
         self._proxy_word = Secret("")
         if proxy and url.scheme == "http" and "proxy-authorization" in proxy.headers:
             self._proxy_word = Secret(proxy.headers["proxy-authorization"])
-        self._proxy = _host_and_port(proxy)
+        self._proxy = host_and_port(proxy)
         if self._proxy:
-            _say_once(self._origin, self._proxy)
-        self._connections = _connections(_tls(url, proxy, trust_env=trust_env), proxy, connect_timeout_s)
+            say_once(self._origin, self._proxy)
+        self._connections = _connections(tls_of(url, proxy, trust_env=trust_env), proxy, connect_timeout_s)
         self._client = httpx.AsyncClient(
             auth=auth,
             follow_redirects=False,
@@ -562,130 +540,6 @@ async def _close(response: aiohttp.ClientResponse) -> None:
         await response.__aexit__(None, None, None)
 
 
-# -- addresses, proxies, certificates -----------------------------------------------------------
-
-
-def _checked(base_url: str, *, with_auth: bool) -> httpx.URL:
-    """Read ``base_url``; ConfigError (not repeating it: it may hold a password) where none may be sent to."""
-    try:
-        url = httpx.URL(base_url)
-        host = url.raw_host.decode("ascii").rstrip(".")
-    except (httpx.InvalidURL, TypeError, UnicodeError):
-        url, host = httpx.URL(""), ""
-    if url.scheme not in ("http", "https") or not host:
-        raise ConfigError("base_url is not a web address.", hint=_URL)
-    if url.userinfo or url.query or url.fragment or "?" in base_url or "#" in base_url:
-        raise ConfigError(
-            f"base_url for {host} holds more than an address.", hint="Leave out user, password, ? and #."
-        )
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", host):
-            raise ConfigError("base_url names no host.", hint=_URL) from None
-        last = host.rpartition(".")[2].lower()
-        if last.isdigit() or last.startswith("0x"):  # 2130706433, 0x7f.1, 127.1: numbers in disguise
-            raise ConfigError(
-                f"base_url names a host by an odd number ({host}).", hint="Write it as a.b.c.d"
-            ) from None
-        loopback = host.lower() == "localhost"
-        bad = False
-    else:
-        ip = _inner_ip(ip)
-        loopback = ip.is_loopback
-        bad = ip.is_link_local or ip.is_multicast or ip.is_unspecified or str(ip) in METADATA_HOSTS
-    if bad or host.lower() in METADATA_HOSTS:
-        raise ConfigError(
-            f"base_url leads to {host}, a link-local or metadata address.", hint="Use the server's own."
-        )
-    if url.scheme == "http" and with_auth and not loopback:
-        raise ConfigError(f"base_url for {host} is http: the key would travel in clear.", hint="Use https.")
-    return url
-
-
-IP = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _inner_ip(ip: IP) -> IP:
-    """The IPv4 address that an IPv6 address stands for, or the address itself."""
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip
-    if ip in ipaddress.ip_network("64:ff9b::/96") or (0xFFFF < int(ip) <= 0xFFFFFFFF):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.ipv4_mapped or ip.sixtofour or ip
-
-
-def _this_machine(host: str) -> bool:
-    host = host.rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return _inner_ip(ipaddress.ip_address(host)).is_loopback
-    except ValueError:
-        return False
-
-
-def proxy_of(base_url: str) -> str | None:
-    """Host and port of the proxy that requests to ``base_url`` would go through, or None. Sends nothing.
-
-    >>> proxy_of("http://127.0.0.1:8000") is None
-    True
-    """
-    try:
-        return _host_and_port(_environment_proxy(httpx.URL(base_url)))
-    except (ConfigError, httpx.InvalidURL, TypeError):
-        return None
-
-
-def _host_and_port(proxy: httpx.Proxy | None) -> str | None:
-    if proxy is None:
-        return None
-    return f"{proxy.url.host}:{proxy.url.port or (443 if proxy.url.scheme == 'https' else 80)}"
-
-
-@cache
-def _say_once(origin: str, proxy: str) -> None:
-    """A proxy sees who asks whom, and may sign anew: it is named once, in the log of ``deepseek_nb``."""
-    LOG.info("Requests to %s go through the proxy %s, as the environment sets it.", origin, proxy)
-
-
-def _environment_proxy(url: httpx.URL) -> httpx.Proxy | None:
-    """Find the proxy the environment sets for ``url``; none for this machine, which no proxy can reach."""
-    if _this_machine(url.host):
-        return None
-    known = urllib.request.getproxies()
-    address = known.get(url.scheme) or known.get("all")
-    if not address or urllib.request.proxy_bypass(url.netloc.decode("ascii")):
-        return None
-    try:
-        where = httpx.URL(address if "://" in address else f"http://{address}")
-    except httpx.InvalidURL:
-        where = httpx.URL("")
-    if where.scheme not in ("http", "https") or not where.host:
-        raise ConfigError(
-            f"The proxy the environment sets for {url.host} cannot be used: only http and https proxies can.",
-            hint=f"Set {url.scheme.upper()}_PROXY to http://host:port, or NO_PROXY={url.host} to go without.",
-        )
-    if not where.userinfo:
-        return httpx.Proxy(where)
-    # as a header: the class aiohttp takes a user and password in warns that it will be removed
-    word = base64.b64encode(f"{where.username}:{where.password}".encode()).decode()
-    bare = where.copy_with(username=None, password=None)
-    return httpx.Proxy(bare, headers={"Proxy-Authorization": f"Basic {word}"})
-
-
-def _tls(url: httpx.URL, proxy: httpx.Proxy | None, *, trust_env: bool) -> ssl.SSLContext:
-    if url.scheme == "http" and not (proxy and proxy.url.scheme == "https"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used, trusts nobody, costs nothing
-    try:
-        return httpx.create_ssl_context(trust_env=trust_env)
-    except OSError as exc:
-        why = exc.strerror or type(exc).__name__
-        raise ConfigError(
-            f"The CA certificates cannot be read: {why}.", hint="Check SSL_CERT_FILE and SSL_CERT_DIR."
-        ) from None
-
-
 def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None, connect_timeout_s: float) -> _Connections:
     def session() -> aiohttp.ClientSession:  # made at the first request: it belongs to that event loop
         # limit=0: admission is the only limit (the adapter would read None as aiohttp's own 100)
@@ -694,159 +548,3 @@ def _connections(tls: ssl.SSLContext, proxy: httpx.Proxy | None, connect_timeout
         return aiohttp.ClientSession(connector=connector, cookie_jar=jar, response_class=_Response)
 
     return _Connections(session, tls, proxy, connect_timeout_s)
-
-
-# -- what failed ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a failure becomes; in ``message``, where: host and port, why: TLS's or the system's words."""
-
-    becomes: type[DeepSeekError]
-    phase: str  # connect, request, answer
-    message: str
-    hint: str
-
-
-_UNREACHED = "Check base_url, and whether the server is started."
-_IN_TIME = "Check the network and the proxy settings, or allow more with connect_timeout_s."
-_PROXY = "Check HTTPS_PROXY (address, user, password), or set NO_PROXY to go without."
-_TRUST = "If a proxy of your organisation signs anew, set SSL_CERT_FILE to its CA file; checking stays on."
-_TLS = "Check that base_url has the right scheme and port, and the proxy settings."
-_DNS = "Check base_url and the network: this machine's DNS does not know the name."
-_URL = "Check base_url: for DeepSeek it is https://api.deepseek.com"
-_AGAIN = "Running it again usually works; whether the lost request was charged is unknown."
-
-UNREACHED = _Outcome(NeverConnected, "connect", "{where} cannot be reached ({why}).", _UNREACHED)
-NOT_IN_TIME = _Outcome(NeverConnected, "connect", "{where} took no connection in time.", _IN_TIME)
-UNKNOWN_HOST = _Outcome(NeverConnected, "connect", "{where} is an unknown host.", _DNS)
-NO_TRUST = _Outcome(NeverConnected, "connect", "The certificate of {where} is not accepted ({why}).", _TRUST)
-NO_TLS = _Outcome(NeverConnected, "connect", "TLS with {where} did not come about ({why}).", _TLS)
-NO_PROXY = _Outcome(
-    NeverConnected, "connect", "The proxy before {where} did not let us through ({why}).", _PROXY
-)
-BAD_URL = _Outcome(ConfigError, "connect", "The address of {where} cannot be used.", _URL)
-BAD_REQUEST = _Outcome(ConfigError, "request", "The request to {where} is not valid HTTP.", "")
-HUNG_UP = _Outcome(ConnectionLost, "request", "{where} hung up without an answer.", _AGAIN)
-BROKE = _Outcome(ConnectionLost, "request", "The connection to {where} broke.", _AGAIN)
-CUT = _Outcome(ConnectionLost, "answer", "The answer of {where} was cut off.", _AGAIN)
-NOT_HTTP = _Outcome(ConnectionLost, "answer", "What {where} answered is not HTTP.", _AGAIN)
-SILENT = _Outcome(WentSilent, "answer", "{where} went silent.", _AGAIN)
-GARBLED = _Outcome(StreamBroken, "answer", "The answer of {where} cannot be decompressed.", _AGAIN)
-REDIRECTED = _Outcome(EndpointUnknown, "answer", "{where} redirects to somewhere else.", _URL)
-BAD_STATUS = _Outcome(ServerFault, "answer", "{where} answered with an error status.", "")
-
-# The most telling link of a chain of causes is looked up: aiohttp's before httpx's before the
-# operating system's. The first rule that fits wins, so a class stands before its base.
-RULES: tuple[tuple[type[BaseException], _Outcome], ...] = (
-    # aiohttp, no connection
-    (aiohttp.ClientConnectorCertificateError, NO_TRUST),
-    (aiohttp.ServerFingerprintMismatch, NO_TRUST),
-    (aiohttp.ClientSSLError, NO_TLS),
-    (aiohttp.ClientProxyConnectionError, NO_PROXY),
-    (aiohttp.ClientHttpProxyError, NO_PROXY),
-    (aiohttp.ClientConnectorDNSError, UNKNOWN_HOST),
-    (aiohttp.ClientConnectorError, UNREACHED),
-    (aiohttp.ConnectionTimeoutError, NOT_IN_TIME),
-    (aiohttp.RedirectClientError, REDIRECTED),
-    (aiohttp.InvalidURL, BAD_URL),
-    (aiohttp.NonHttpUrlClientError, BAD_URL),
-    # aiohttp, after sending
-    (aiohttp.ServerTimeoutError, SILENT),
-    (aiohttp.ServerDisconnectedError, HUNG_UP),
-    (aiohttp.ClientConnectionError, BROKE),
-    (aiohttp.ClientPayloadError, CUT),
-    (aiohttp.TooManyRedirects, REDIRECTED),
-    (aiohttp.ClientResponseError, NOT_HTTP),
-    (aiohttp.http_exceptions.HttpProcessingError, NOT_HTTP),
-    (aiohttp.ClientError, BROKE),
-    # httpx, where nothing of aiohttp stands below it
-    (httpx.ConnectError, UNREACHED),
-    (httpx.ConnectTimeout, NOT_IN_TIME),
-    (httpx.PoolTimeout, NOT_IN_TIME),
-    (httpx.ProxyError, NO_PROXY),
-    (httpx.UnsupportedProtocol, BAD_URL),
-    (httpx.InvalidURL, BAD_URL),
-    (httpx.LocalProtocolError, BAD_REQUEST),
-    (httpx.RemoteProtocolError, NOT_HTTP),
-    (httpx.ReadError, CUT),
-    (httpx.TimeoutException, SILENT),
-    (httpx.DecodingError, GARBLED),
-    (httpx.TooManyRedirects, REDIRECTED),
-    (httpx.HTTPStatusError, BAD_STATUS),
-    (httpx.HTTPError, BROKE),
-    # TLS and the operating system, where they come through bare
-    (ssl.SSLCertVerificationError, NO_TRUST),
-    (socket.gaierror, UNKNOWN_HOST),
-    (ConnectionRefusedError, UNREACHED),
-    (TimeoutError, SILENT),
-    (OSError, BROKE),
-)
-FAILURES = (
-    httpx.HTTPError,
-    httpx.InvalidURL,
-    aiohttp.ClientError,
-    aiohttp.http_exceptions.HttpProcessingError,
-    OSError,  # ssl.SSLError, socket.gaierror and TimeoutError are of its kind
-)
-MISTAKES = (httpx.StreamError, httpx.CookieConflict)  # of the caller: a reply read twice, or after its end
-
-
-def map_error(exc: BaseException, where: str = "the server") -> DeepSeekError | None:
-    """Give the error of ours for ``exc``, an exception of httpx, aiohttp, TLS or the operating system.
-
-    None for everything else: cancellation, and the mistakes of a caller (``httpx.StreamConsumed``
-    and its kin), which are to be raised as they are. ``where`` is host and port for the message;
-    nothing of the exception's own text, which may hold a whole address, goes into it. The result
-    carries ``phase`` ("connect": nothing was sent; "request"; "answer") and ``cause`` (the names of
-    the exceptions it came from).
-
-    >>> map_error(httpx.ReadError("reset"), "api.deepseek.com:443")
-    ConnectionLost('The answer of api.deepseek.com:443 was cut off.')
-    """
-    if isinstance(exc, MISTAKES) or not isinstance(exc, FAILURES):
-        return None
-    links = _links(exc)
-    link = min(links, key=_floor)  # the first of the most telling kind
-    outcome = next(outcome for caught, outcome in RULES if isinstance(link, caught))
-    names = " < ".join(f"{type(each).__module__.partition('.')[0]}.{type(each).__name__}" for each in links)
-    message = outcome.message.format(where=where, why=_why(links))
-    full = any(problem.errno in (errno.EMFILE, errno.ENFILE) for problem in _os_errors(links))
-    hint = "This process may not open more files: raise the limit (ulimit -n)." if full else outcome.hint
-    return outcome.becomes(message, hint=hint, phase=outcome.phase, cause=names)
-
-
-def _links(exc: BaseException) -> list[BaseException]:
-    """``exc`` and what it came from, the libraries' and the system's only."""
-    links: list[BaseException] = []
-    link: BaseException | None = exc
-    while link is not None and link not in links and isinstance(link, FAILURES):
-        links.append(link)
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return links
-
-
-def _floor(link: BaseException) -> int:
-    if isinstance(link, aiohttp.ClientError | aiohttp.http_exceptions.HttpProcessingError):
-        return 0
-    return 1 if isinstance(link, httpx.HTTPError | httpx.InvalidURL) else 2
-
-
-def _os_errors(links: list[BaseException]) -> list[OSError]:
-    inner = [getattr(link, "certificate_error", None) or getattr(link, "os_error", None) for link in links]
-    return [each for each in (*inner, *links) if isinstance(each, OSError)]
-
-
-def _why(links: list[BaseException]) -> str:
-    for each in links:
-        if isinstance(each, aiohttp.ClientHttpProxyError):
-            return f"status {each.status}"
-    for problem in _os_errors(links):
-        if isinstance(problem, ssl.SSLCertVerificationError):
-            return str(getattr(problem, "verify_message", None) or "not verified").rstrip(".")
-        if isinstance(problem, ssl.SSLError):
-            return str(getattr(problem, "reason", None) or "no reason given").replace("_", " ").lower()
-        if problem.errno is not None and problem.errno in errno.errorcode:
-            return os.strerror(problem.errno).lower()
-    return "no reason given"

@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from deepseek_nb.adapters.addresses import proxy_of
 from deepseek_nb.adapters.keys import kept_key
 from deepseek_nb.adapters.redis_tier import RedisStanding, RedisTier
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_duration_s, parse_patience_s
 from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
 from deepseek_nb.adapters.store import AnswerStore, SharedTier
-from deepseek_nb.adapters.transport import proxy_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import GateState
 from deepseek_nb.client.means import price_at

@@ -25,7 +25,8 @@ import zstandard
 from raw_server import raw_server
 
 from deepseek_nb.adapters.auth import ApiKey
-from deepseek_nb.adapters.transport import MAX_GET_BYTES, Transport, map_error
+from deepseek_nb.adapters.failures import map_error
+from deepseek_nb.adapters.transport import MAX_GET_BYTES, Transport
 from deepseek_nb.core.errors import (
     ConfigError,
     ConnectionLost,

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import deepseek_nb as ds
-from deepseek_nb.adapters.transport import Transport, _say_once, proxy_of
+from deepseek_nb.adapters.addresses import proxy_of, say_once
+from deepseek_nb.adapters.transport import Transport
 from deepseek_nb.core.errors import EndpointUnknown, NeverConnected
 
 from .canary import KEY, find
@@ -181,7 +182,7 @@ def test_no_source_of_ours_loosens_tls_or_follows_redirects():
 def test_a_proxy_in_use_is_shown_once(tmp_path, monkeypatch, caplog):
     """In the client's repr, and in one line of the log however many clients there are; not its password."""
     caplog.set_level(logging.INFO, logger="deepseek_nb")
-    _say_once.cache_clear()
+    say_once.cache_clear()
     monkeypatch.setenv("HTTPS_PROXY", "http://me:hunter2@127.0.0.1:9")
     for _ in range(3):
         with client_of("https://api.deepseek.com", tmp_path) as client:
