@@ -270,11 +270,16 @@ class AnswerStore:
 
         Returns after the commit that holds this value. Cancelling stops the waiting, not the write.
         """
-        await self.put_soon(key, value)
+        await self._put_soon(self._row(key, value))
 
-    def put_soon(self, key: str, value: dict[str, Any]) -> asyncio.Future[None]:
-        """As :meth:`aput`, handed in at once; the future ends after the commit. Cancelling stops nothing."""
-        row = self._row(key, value)
+    def put_soon(self, key: str, text: str) -> asyncio.Future[None]:
+        """As :meth:`aput`, handed in at once and as JSON text, a dict's, which :func:`json_text` made.
+
+        The future ends after the commit. Cancelling it stops nothing.
+        """
+        return self._put_soon(_row(key, text, float(self._now())))
+
+    def _put_soon(self, row: _Row) -> asyncio.Future[None]:
         writing = self._writer.hand_in(row)
         return writing if self._shared is None else asyncio.ensure_future(_both(self._shared, row, writing))
 

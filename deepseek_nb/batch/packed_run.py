@@ -9,7 +9,7 @@ from typing import Any
 
 from deepseek_nb.adapters.journal import Item
 from deepseek_nb.batch.packs import parts_of, unpacked
-from deepseek_nb.batch.run import LEADERS, Hear, JobRun
+from deepseek_nb.batch.run import LEADERS, Hear, JobRun, text_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.copies import changed
@@ -127,8 +127,9 @@ class PackedRun(JobRun):
                 answer = changed(came, cost_usd=getattr(error, "cost_usd", None))  # it may hold whole rows
             good, bad = self._told_apart(items, answer)
             if good:
-                writing = self._hand_in(good)  # before anything is waited for: a stop takes nothing back
-                await self._write_down(good, task)
+                told = [(item, answer, text_of(answer)) for item, answer in good]
+                writing = self._hand_in(told)  # before anything is waited for: a stop takes nothing back
+                await self._write_down(told, task)
                 for failed in await asyncio.gather(*writing, return_exceptions=True):
                     if isinstance(failed, StoreFailed):
                         self.stop(failed)  # the journal has them all the same
@@ -163,9 +164,9 @@ class PackedRun(JobRun):
             return False
         return True
 
-    def _hand_in(self, answers: Sequence[tuple[Item, Answer]]) -> list[asyncio.Future[None]]:
+    def _hand_in(self, answers: Sequence[tuple[Item, Answer, str]]) -> list[asyncio.Future[None]]:
         """Give each row's answer to the store, where the job keeps answers; the writes under way."""
         store = self.client.store
         if store is None or not self.make_errand("", None).keep:
             return []
-        return [store.put_soon(item.key, answer.to_json()) for item, answer in answers]
+        return [store.put_soon(item.key, text) for item, _, text in answers]

@@ -35,7 +35,7 @@ from deepseek_nb.core.copies import changed
 from deepseek_nb.core.errors import AnswerInvalid, Busy, DeepSeekError, Disposition, StoreFailed
 from deepseek_nb.core.events import CallEvent
 
-__all__ = ["JobRun", "error_record"]
+__all__ = ["JobRun", "error_record", "text_of"]
 
 LEASE_S = 120.0
 CHUNK_ROWS = 256
@@ -70,6 +70,12 @@ def error_record(error: DeepSeekError) -> dict[str, Any]:
         "cost_usd": getattr(error, "cost_usd", None),
         "raw": list(getattr(error, "raw", ())),
     }
+
+
+def text_of(answer: Answer) -> str:
+    """What the journal keeps of an answer, which is what the store keeps, and whether that had it."""
+    kept = answer.to_json()
+    return json_text({**kept, "cached": True} if answer.cached else kept)
 
 
 class JobRun:
@@ -437,12 +443,12 @@ class JobRun:
         """Take one row to the server and write down what became of it; gives the row's error, if any."""
         claimed = item.key in self._claimed
         self._claimed.discard(item.key)
+        kept: list[str] = []
 
         def errand_of(hear: Hear) -> Errand:
             errand = self.make_errand(item.body, hear)
-            if self._whole is None and not claimed:
-                return errand
-            return changed(errand, whole=self._whole, claimed=claimed and errand.key == item.key)
+            own = claimed and errand.key == item.key
+            return changed(errand, whole=self._whole, claimed=own, on_kept=kept.append)
 
         try:
             errand, answer = await self._answered(errand_of, task)
@@ -451,7 +457,8 @@ class JobRun:
         self.waves.hear(item.key, item.body, answer)
         if self._leading:
             self._whole = self._borne(errand, answer)
-        return await self._write_down([(item, answer)], task)
+        text = text_of(answer) if answer.cached or not kept else kept[-1]
+        return await self._write_down([(item, answer, text)], task)
 
     async def _answered(
         self, errand_of: Callable[[Hear], Errand], task: asyncio.Task[Any]
@@ -483,14 +490,10 @@ class JobRun:
             del self._on_the_wire[task]
 
     async def _write_down(
-        self, answers: Sequence[tuple[Item, Answer]], task: asyncio.Task[Any]
+        self, answers: Sequence[tuple[Item, Answer, str]], task: asyncio.Task[Any]
     ) -> DeepSeekError | None:
-        """Have the journal keep these answers and what they cost; gives what hindered it, if anything."""
-        acks: list[tuple[Item, str, float | None]] = []
-        for item, answer in answers:
-            kept = answer.to_json()
-            text = json_text({**kept, "cached": True} if answer.cached else kept)
-            acks.append((item, text, 0.0 if answer.cached else answer.cost_usd))
+        """Have the journal keep these answers, as text, and what they cost; gives what hindered that."""
+        acks = [(item, text, 0.0 if answer.cached else answer.cost_usd) for item, answer, text in answers]
         self.progress.spent_usd += sum(paid_usd or 0.0 for _, _, paid_usd in acks)
         self._on_the_wire[task] = True
         try:
@@ -510,7 +513,7 @@ class JobRun:
             full = full or store.disk_full
         if full is not None:
             self.stop(full)
-        for item, answer in answers:
+        for item, answer, _ in answers:
             self._held.pop(item.id, None)
             self.progress.done += 1
             self.progress.from_store += answer.cached

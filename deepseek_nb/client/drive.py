@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+from deepseek_nb.adapters.store import json_text
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.exchange import Exchange
 from deepseek_nb.client.gate import Gate
@@ -162,7 +163,10 @@ class Drive:
     async def _store(self, command: Store) -> Event:
         store = self.means.store
         assert store is not None  # noqa: S101
-        writing = store.put_soon(command.key, command.answer.to_json())
+        text = json_text(command.answer.to_json())
+        writing = store.put_soon(command.key, text)
+        if self.errand.on_kept is not None:
+            self.errand.on_kept(text)
         while not writing.done():
             try:
                 await asyncio.shield(writing)

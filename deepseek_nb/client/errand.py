@@ -58,6 +58,8 @@ class Errand:
     """Gives the answer with its value, or raises an AnswerInvalid."""
     on_delta: Callable[[Delta], None] | None = None
     on_event: Callable[[CallEvent], None] | None = None
+    on_kept: Callable[[str], None] | None = None
+    """Told each answer that is given to the store, as the JSON text it keeps; the last one is the answer."""
 
     @property
     def interactive(self) -> bool:

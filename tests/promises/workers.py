@@ -174,8 +174,8 @@ def _tell_of_acknowledged(path: Path) -> None:
     handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     put_soon, aack = AnswerStore.put_soon, Journal.aack
 
-    def put(self: AnswerStore, key: str, value: dict[str, Any]) -> asyncio.Future[None]:
-        writing = put_soon(self, key, value)
+    def put(self: AnswerStore, key: str, text: str) -> asyncio.Future[None]:
+        writing = put_soon(self, key, text)
         writing.add_done_callback(lambda done: tell(key) if done.exception() is None else None)
         return writing
 
