@@ -73,7 +73,7 @@ class Gate:
         self.member = member or owner_name()
         self._shared = shared
         self._time: Callable[[], float] | None = None
-        self._waiting: dict[Ticket, asyncio.Future[None]] = {}
+        self._waiting: dict[Ticket, asyncio.Future[None] | None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._take_back: dict[Ticket, Callable[[], None]] = {}
         self._recall_timers: dict[Ticket, asyncio.TimerHandle] = {}
@@ -102,9 +102,11 @@ class Gate:
             ticket = self.admission.ask(lane, now)
         else:
             self.admission.again(ticket, now)
-        place = asyncio.get_running_loop().create_future()
-        self._waiting[ticket] = place
+        self._waiting[ticket] = None
         self._pump()
+        if ticket.held:  # there was room
+            return ticket
+        place = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         try:
             await place
         except asyncio.CancelledError:
@@ -239,11 +241,12 @@ class Gate:
     def _pump(self) -> None:
         now = self.now()
         for ticket in self.admission.admit(now):
+            there = ticket in self._waiting
             place = self._waiting.pop(ticket, None)
-            if place is not None and not place.done():
+            if not there or (place is not None and place.done()):
+                self.admission.leave(ticket, now)  # its coroutine went away between two steps of the loop
+            elif place is not None:  # or it is asking this very moment
                 place.set_result(None)
-            else:  # its coroutine went away between two steps of the loop
-                self.admission.leave(ticket, now)
         wake_at = self.admission.wake_at(now)
         if self._timer is not None:
             self._timer.cancel()
