@@ -249,9 +249,9 @@ def test_the_cache_is_cleared_only_when_told_twice(kernel, sandbox):
 @pytest.fixture
 def sharing(kernel, redis_server) -> Iterator[Kernel]:
     """A kernel whose client shares its answers through Redis."""
-    kernel.run(f"import deepseek_nb as ds; _ = ds.configure(redis_url={redis_server.url!r})")
+    kernel.run(f"import deepseek_nb as ds; sharing = ds.configure(redis_url={redis_server.url!r})")
     yield kernel
-    kernel.run("_ = ds.configure()")
+    kernel.run("sharing = ds.configure()")
 
 
 def test_the_cache_tells_how_redis_stands(sharing, sandbox, redis_server):

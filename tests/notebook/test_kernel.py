@@ -147,6 +147,7 @@ def test_names_are_bound_on_success(kernel):
 def test_a_bare_line_shows_its_answer_once(kernel):
     """No Out[n] beside the display; the variable shows it again in a later cell."""
     cell = kernel.run("%deepseek say once")
+    assert cell.status == "ok", cell.error
     assert "execute_result" not in cell.kinds
     assert kernel.value("_") == "You said: say once"
     kernel.run("kept = %deepseek say once")
