@@ -119,7 +119,8 @@ class Account:
     def end(self, worst: int, cost: int, *, certain: bool = True) -> None:
         """A reservation of ``worst`` has ended with ``cost``."""
         self.reserved -= worst
-        self.overrun += max(0, cost - worst)
+        if self.limit is not None:  # else nothing need have been set aside
+            self.overrun += max(0, cost - worst)
         if certain:
             self.spent += cost
         else:

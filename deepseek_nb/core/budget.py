@@ -171,7 +171,7 @@ class Budget:
 
     @property
     def overrun_usd(self) -> float:
-        """By how much answers cost more than was reserved for them, all together."""
+        """By how much answers cost more than was reserved for them, all together; 0 without a limit."""
         return self._own.overrun / UNITS_PER_USD
 
     @property

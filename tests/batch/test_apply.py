@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -72,6 +74,19 @@ def test_another_job_takes_its_answers_from_the_store(frame, client, ticket, san
     assert len(sandbox.log) == 30
     assert out["cached"].all()
     assert out["cost_usd"].sum() == 0
+
+
+def test_the_ledger_and_the_store_hold_the_same_text(frame, client, ticket, sandbox, tmp_path):
+    """Also where an answer had to be asked for again: then the last one counts, for both."""
+    sandbox.faults = FaultScript.of(None, None, "empty_200", "bad_json_answer", None, "busy_503")
+    out = run(frame, client, schema=ticket, job="both")
+    assert (out["status"] == "done").all()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as jobs:
+        written = dict(jobs.execute("SELECT key, answer FROM items WHERE state='d'"))
+    with closing(sqlite3.connect(tmp_path / "answers.db")) as answers:
+        kept = dict(answers.execute("SELECT key, value FROM answers"))
+    assert len(written) == 30
+    assert written == {key: kept[key] for key in written}
 
 
 def test_without_a_schema_the_text_is_the_answer(frame, client):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
 
 from deepseek_nb.client.aio import AsyncClient
+from deepseek_nb.client.sync import Client
 from deepseek_nb.sandbox import FaultScript, Sandbox
 
 T = TypeVar("T")
@@ -19,6 +20,13 @@ def sandbox():
     """A server that behaves until its faults are set; its own waits pass a hundred times faster."""
     with Sandbox(balance_usd="10.00", count="estimate", time_scale=100) as running:
         yield running
+
+
+@pytest.fixture
+def client(sandbox, tmp_path) -> Iterator[Client]:
+    """A blocking client of the sandbox."""
+    with Client(base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

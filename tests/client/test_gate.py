@@ -269,3 +269,37 @@ def test_the_loop_goes_on_while_somebody_sits_on_the_file(limits: SharedLimits) 
         gate.close()
 
     run(work)
+
+
+class _Quiet(asyncio.TimerHandle):
+    """A timer that does not tell when it goes off, as some of uvloop's."""
+
+    __slots__ = ()
+
+    def when(self) -> float:
+        raise AttributeError("when")
+
+
+class _QuietLoop(asyncio.SelectorEventLoop):
+    def call_at(self, when, callback, *args, context=None):  # type: ignore[no-untyped-def,override]
+        timer = super().call_at(when, callback, *args, context=context)
+        timer.__class__ = _Quiet
+        return timer
+
+
+def test_timers_need_not_tell_when_they_go_off(limits: SharedLimits) -> None:
+    """The next meeting is planned again and again while one is planned."""
+
+    async def work() -> None:
+        gate = Gate(admission(start=2), shared=limits, member="k")
+        for _ in range(3):
+            tickets = [await gate.enter(None, BULK) for _ in range(2)]
+            for ticket in tickets:
+                gate.sent(ticket, lambda: None)
+            for ticket in tickets:
+                gate.answered(ticket)
+            await asyncio.sleep(0.02)
+        gate.close()
+
+    with asyncio.Runner(loop_factory=_QuietLoop) as runner:
+        runner.run(asyncio.wait_for(work(), 60))

@@ -18,7 +18,7 @@ from deepseek_nb.client.sync import Client
 from deepseek_nb.core import errors
 from deepseek_nb.core.chat import ChatRequest, Message
 from deepseek_nb.core.wire import AnswerDecoder, request_body, request_path
-from deepseek_nb.sandbox import Fault, FaultScript, Sandbox
+from deepseek_nb.sandbox import Fault, FaultScript
 
 LOST = "Sort this ticket: my card is lost"
 
@@ -37,18 +37,6 @@ class Ticket(pydantic.BaseModel):
 class Tree(pydantic.BaseModel):
     name: str
     children: list[Tree]
-
-
-@pytest.fixture
-def sandbox():
-    with Sandbox(balance_usd="10.00", count="estimate", time_scale=100) as running:
-        yield running
-
-
-@pytest.fixture
-def client(sandbox, tmp_path):
-    with Client(base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path) as made:
-        yield made
 
 
 def ask(client: Client, **options: Any) -> Any:

@@ -24,18 +24,6 @@ def tool(name: str = "get_weather", **more: Any) -> dict[str, Any]:
 TOOLS = [tool(), tool("get_time")]
 
 
-@pytest.fixture
-def sandbox():
-    with Sandbox(balance_usd="10.00", count="estimate", time_scale=100) as running:
-        yield running
-
-
-@pytest.fixture
-def client(sandbox, tmp_path):
-    with Client(base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path) as made:
-        yield made
-
-
 def test_the_answer_tells_the_calls_and_is_paid_once(client, sandbox):
     """There is no text, which is no fault; the store gives the same calls."""
     answer = client.ask(ROME, tools=TOOLS)

@@ -58,6 +58,18 @@ def test_a_request_that_was_cut_off_is_booked_apart_and_counts() -> None:
         budget.reserve("b", 0.51)
 
 
+def test_without_any_limit_nothing_need_be_set_aside() -> None:
+    """A limit around it counts as one of its own."""
+    session = Budget(None)
+    assert not session.limited
+    assert not Budget(None, parent=session).limited
+    assert Budget(1.0, parent=session).limited
+    assert Budget(None, parent=Budget(1.0)).limited
+    session.reserve("a", 0.0)
+    session.settle("a", 0.12)
+    assert (session.spent_usd, session.overrun_usd) == (0.12, 0.0)
+
+
 def test_a_cost_above_its_reservation_is_booked_and_shown() -> None:
     """It was charged, so it counts, even past the limit; then nothing more is sent."""
     budget = Budget(0.10)

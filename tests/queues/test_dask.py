@@ -80,6 +80,22 @@ def answered(sandbox) -> list[str]:
     return [record.question_hash for record in sandbox.log.chats if record.usable]
 
 
+def kill_one_in_the_middle(cluster, client, sandbox, *, after_answers: int) -> None:
+    """Kill -9 one of two worker processes: all rows come, few are asked twice."""
+    pids = cluster.run(os.getpid)
+    kill = threading.Thread(
+        target=lambda: (
+            until(lambda: len(answered(sandbox)) >= after_answers),
+            os.kill(next(iter(pids.values())), signal.SIGKILL),
+        )
+    )
+    kill.start()
+    check(ask(client, 300), 300)
+    kill.join()
+    assert len(set(answered(sandbox))) == 300
+    assert len(answered(sandbox)) - 300 <= 8, "it had at most half of the 16 at the server"
+
+
 def test_every_row_comes_back_with_its_own_answer_and_is_asked_once(dask, client, sandbox):
     """Two processes on this machine work on the submitter's own ledger and store."""
     out = ask(client, 160)
@@ -150,18 +166,7 @@ def test_machines_pay_a_question_once_through_redis(machines, client, sandbox, t
 @pytest.mark.slow
 def test_a_machine_that_is_killed_costs_what_it_had_at_the_server(machines, client, sandbox):
     """What it had answered is found by the machine that gets its shard."""
-    pids = machines.run(os.getpid)
-    kill = threading.Thread(
-        target=lambda: (
-            until(lambda: len(answered(sandbox)) >= 60),
-            os.kill(next(iter(pids.values())), signal.SIGKILL),
-        )
-    )
-    kill.start()
-    check(ask(client, 300), 300)
-    kill.join()
-    assert len(set(answered(sandbox))) == 300
-    assert len(answered(sandbox)) - 300 <= 8, "it had at most half of the 16 at the server"
+    kill_one_in_the_middle(machines, client, sandbox, after_answers=60)
 
 
 def test_the_address_of_redis_travels_without_a_password_only(dask, sandbox, redis_server, tmp_path):
@@ -193,18 +198,7 @@ def test_what_of_an_address_is_sent(url, travels):
 
 def test_a_killed_worker_has_its_shard_done_by_another(dask, client, sandbox):
     """Kill -9 one of two processes in the middle: all rows come, few are asked twice."""
-    pids = dask.run(os.getpid)
-    kill = threading.Thread(
-        target=lambda: (
-            until(lambda: len(answered(sandbox)) >= 30),
-            os.kill(next(iter(pids.values())), signal.SIGKILL),
-        )
-    )
-    kill.start()
-    check(ask(client, 300), 300)
-    kill.join()
-    assert len(set(answered(sandbox))) == 300
-    assert len(answered(sandbox)) - 300 <= 8, "it had at most half of the 16 at the server"
+    kill_one_in_the_middle(dask, client, sandbox, after_answers=30)
 
 
 def test_a_budget_is_one_for_all_workers(dask, client, sandbox):
