@@ -18,7 +18,7 @@ __all__ = ["GroupCommit"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-LINGER_S = 0.004
+LINGER_S = 0.008
 """How long a group is awaited where the one before was a crowd: fewer commits, and nobody notices."""
 
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[R]"]

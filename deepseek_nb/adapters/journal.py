@@ -7,6 +7,7 @@ it held and nothing else: the next one takes those rows again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -431,7 +432,11 @@ class Journal:
 
         Returns whether it was accepted, after the commit that holds it. Cancelling stops only the waiting.
         """
-        return await self._acks.run((item, answer_json, cost_usd))
+        return await self.ack_soon(item, answer_json, cost_usd)
+
+    def ack_soon(self, item: Item, answer_json: str, cost_usd: float | None) -> asyncio.Future[bool]:
+        """As :meth:`aack`, handed in now; the future ends after the commit. Cancelling it stops nothing."""
+        return self._acks.hand_in((item, answer_json, cost_usd))
 
     def fail_many(self, fails: Iterable[tuple[Item, str]]) -> int:
         """Mark ``(item, error_json)`` as failed for good; how many were this owner's. One fsync."""

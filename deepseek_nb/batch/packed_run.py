@@ -129,7 +129,7 @@ class PackedRun(JobRun):
             if good:
                 told = [(item, answer, text_of(answer)) for item, answer in good]
                 writing = self._hand_in(told)  # before anything is waited for: a stop takes nothing back
-                await self._write_down(told, task)
+                await self._written(told, self._ack_soon(told), task)
                 for failed in await asyncio.gather(*writing, return_exceptions=True):
                     if isinstance(failed, StoreFailed):
                         self.stop(failed)  # the journal has them all the same

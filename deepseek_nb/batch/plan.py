@@ -18,6 +18,7 @@ from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.tokenizer import counter
 from deepseek_nb.batch.call import JobCall, Work, arranged, fitting, work_of
 from deepseek_nb.batch.form import Layout
+from deepseek_nb.batch.garbage import collected_less
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.packs import pack_answer, pack_message
 from deepseek_nb.batch.run import LEADERS
@@ -271,6 +272,7 @@ class _Shape:
         )
 
 
+@collected_less()
 def _plan(call: JobCall) -> Plan:
     client = call.client or default_client()
     work = work_of(call, client)

@@ -2,7 +2,8 @@
 
 What is at risk at any moment: at most ``concurrency_max`` rows, those between sending and the
 commit of their answer. A process killed then has lost nothing that was acknowledged; the next run
-asks those rows, and no others, again.
+asks those rows, and no others, again. The store and the journal commit an answer at the same time, each
+in its own file: a run goes on from what either of them has.
 
 Short answers are asked for in one piece once the first row, which is always streamed, has shown how
 fast the server writes; that is a fifth of the work of a stream. What is given up with it: nobody sees
@@ -54,6 +55,9 @@ LEADERS = 2
 
 Hear = Callable[[CallEvent], None]
 MakeErrand = Callable[[str, Hear | None], Errand]
+Told = tuple[Item, Answer, str]
+"""A row, its answer, and the text of it that the journal keeps."""
+Kept = tuple[Told, "asyncio.Future[Any]"]
 T = TypeVar("T")
 
 
@@ -443,22 +447,32 @@ class JobRun:
         """Take one row to the server and write down what became of it; gives the row's error, if any."""
         claimed = item.key in self._claimed
         self._claimed.discard(item.key)
-        kept: list[str] = []
+        kept: list[Kept] = []
+
+        def keep(answer: Answer, text: str) -> None:
+            told = (item, answer, text)
+            kept.append((told, self._ack_soon([told])))
 
         def errand_of(hear: Hear) -> Errand:
             errand = self.make_errand(item.body, hear)
             own = claimed and errand.key == item.key
-            return changed(errand, whole=self._whole, claimed=own, on_kept=kept.append)
+            return changed(errand, whole=self._whole, claimed=own, on_kept=keep)
 
         try:
             errand, answer = await self._answered(errand_of, task)
         except DeepSeekError as error:
             return await self._row_error(item, error)
+        except asyncio.CancelledError:
+            for told, writing in kept:
+                await self._written([told], writing, task)
+            raise
         self.waves.hear(item.key, item.body, answer)
         if self._leading:
             self._whole = self._borne(errand, answer)
-        text = text_of(answer) if answer.cached or not kept else kept[-1]
-        return await self._write_down([(item, answer, text)], task)
+        if not kept:  # the store had it, or is not to keep it
+            keep(answer, text_of(answer))
+        told, writing = kept[-1]
+        return await self._written([told], writing, task)
 
     async def _answered(
         self, errand_of: Callable[[Hear], Errand], task: asyncio.Task[Any]
@@ -489,20 +503,29 @@ class JobRun:
         finally:
             del self._on_the_wire[task]
 
-    async def _write_down(
-        self, answers: Sequence[tuple[Item, Answer, str]], task: asyncio.Task[Any]
-    ) -> DeepSeekError | None:
-        """Have the journal keep these answers, as text, and what they cost; gives what hindered that."""
+    def _ack_soon(self, answers: Sequence[Told]) -> asyncio.Future[Any]:
+        """Hand these answers to the journal, with what they cost; the future ends when they are kept."""
         acks = [(item, text, 0.0 if answer.cached else answer.cost_usd) for item, answer, text in answers]
         self.progress.spent_usd += sum(paid_usd or 0.0 for _, _, paid_usd in acks)
+        if len(acks) == 1:
+            return self.journal.ack_soon(*acks[0])
+        return asyncio.ensure_future(asyncio.to_thread(self.journal.ack_many, acks))
+
+    async def _written(
+        self, answers: Sequence[Told], writing: asyncio.Future[Any], task: asyncio.Task[Any]
+    ) -> DeepSeekError | None:
+        """Wait until the journal has these answers, also when cancelled; gives what hindered that."""
+        gone: asyncio.CancelledError | None = None
         self._on_the_wire[task] = True
         try:
-            if len(acks) == 1:
-                await self.journal.aack(*acks[0])
-            else:
-                await asyncio.to_thread(self.journal.ack_many, acks)
+            while not writing.done():
+                try:
+                    await asyncio.shield(writing)
+                except asyncio.CancelledError as cancelled:
+                    gone = cancelled
+            writing.result()
         except StoreFailed as error:
-            self.unsaved.update((item.key, text) for item, text, _ in acks)
+            self.unsaved.update((item.key, text) for item, _, text in answers)
             self.stop(error)
             return error
         finally:
@@ -517,6 +540,8 @@ class JobRun:
             self._held.pop(item.id, None)
             self.progress.done += 1
             self.progress.from_store += answer.cached
+        if gone is not None:
+            raise gone
         return None
 
     def _borne(self, errand: Errand, first: Answer) -> Limits | None:

@@ -16,6 +16,7 @@ from deepseek_nb.batch.call import OPTIONS, JobCall, fitting, work_of
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.frame import build_frame, frame_columns
 from deepseek_nb.batch.frames_io import FrameForm
+from deepseek_nb.batch.garbage import collected_less
 from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.job import Job, Prepared, live_jobs
 from deepseek_nb.batch.place import Place, queue_of
@@ -98,6 +99,7 @@ def submit(
     return begun
 
 
+@collected_less()
 def begin(call: JobCall, *, alone: bool = True, place: Place | None = None) -> Job:
     """Check everything, write the rows down, start the work; raises what is wrong before anything is sent.
 

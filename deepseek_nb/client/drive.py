@@ -165,8 +165,8 @@ class Drive:
         assert store is not None  # noqa: S101
         text = json_text(command.answer.to_json())
         writing = store.put_soon(command.key, text)
-        if self.errand.on_kept is not None:
-            self.errand.on_kept(text)
+        if self.errand.on_kept is not None and command.key == self.call.key:
+            self.errand.on_kept(command.answer, text)
         while not writing.done():
             try:
                 await asyncio.shield(writing)

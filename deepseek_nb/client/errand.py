@@ -58,8 +58,9 @@ class Errand:
     """Gives the answer with its value, or raises an AnswerInvalid."""
     on_delta: Callable[[Delta], None] | None = None
     on_event: Callable[[CallEvent], None] | None = None
-    on_kept: Callable[[str], None] | None = None
-    """Told each answer that is given to the store, as the JSON text it keeps; the last one is the answer."""
+    on_kept: Callable[[Answer, str], None] | None = None
+    """Told the answer, and the JSON text of it that the store keeps, as soon as the store was given it: who
+    writes it down elsewhere need not wait for the store's commit."""
 
     @property
     def interactive(self) -> bool:

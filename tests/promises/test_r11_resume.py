@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -22,16 +23,19 @@ IN_FLIGHT = 4
 
 def die_after(rows: int, *job: Any) -> dict[str, Any]:
     """Run the job, and kill -9 this process as soon as so many rows have been acknowledged in it."""
-    aack, count = Journal.aack, [0]
+    ack_soon, count = Journal.ack_soon, [0]
 
-    async def ack(self: Journal, item: Item, answer_json: str, cost_usd: float | None) -> bool:
-        accepted = await aack(self, item, answer_json, cost_usd)
+    def ack(self: Journal, item: Item, answer_json: str, cost_usd: float | None) -> asyncio.Future[bool]:
+        writing = ack_soon(self, item, answer_json, cost_usd)
+        writing.add_done_callback(acknowledged)
+        return writing
+
+    def acknowledged(_: asyncio.Future[bool]) -> None:
         count[0] += 1
         if count[0] == rows:
             os.kill(os.getpid(), signal.SIGKILL)
-        return accepted
 
-    Journal.aack = ack  # type: ignore[method-assign]
+    Journal.ack_soon = ack  # type: ignore[method-assign]
     return run_job(*job)
 
 

@@ -172,20 +172,19 @@ def run_job(
 def _tell_of_acknowledged(path: Path) -> None:
     """Write "store KEY" and "job KEY" after the commit has returned: what a kill must not take back."""
     handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    put_soon, aack = AnswerStore.put_soon, Journal.aack
+    put_soon, ack_soon = AnswerStore.put_soon, Journal.ack_soon
 
     def put(self: AnswerStore, key: str, text: str) -> asyncio.Future[None]:
         writing = put_soon(self, key, text)
-        writing.add_done_callback(lambda done: tell(key) if done.exception() is None else None)
+        writing.add_done_callback(lambda done: tell(f"store {key}") if done.exception() is None else None)
         return writing
 
-    def tell(key: str) -> None:
-        os.write(handle, f"store {key}\n".encode())
+    def ack(self: Journal, item: Item, answer_json: str, cost_usd: float | None) -> asyncio.Future[bool]:
+        writing = ack_soon(self, item, answer_json, cost_usd)
+        writing.add_done_callback(lambda done: tell(f"job {item.key}") if done.result() else None)
+        return writing
 
-    async def ack(self: Journal, item: Item, answer_json: str, cost_usd: float | None) -> bool:
-        accepted = await aack(self, item, answer_json, cost_usd)
-        if accepted:
-            os.write(handle, f"job {item.key}\n".encode())
-        return accepted
+    def tell(what: str) -> None:
+        os.write(handle, f"{what}\n".encode())
 
-    AnswerStore.put_soon, Journal.aack = put, ack  # type: ignore[method-assign]
+    AnswerStore.put_soon, Journal.ack_soon = put, ack  # type: ignore[method-assign]
