@@ -298,8 +298,11 @@ class Call:
         return next(self._story)
 
     def next(self, event: Event, now: float) -> Command:
-        """What to do after ``event``."""
-        return self._story.send((event, now))
+        """What to do after ``event``; after the last word there is nothing more to ask."""
+        command = self._story.send((event, now))
+        if isinstance(command, (Finish, Fail)):
+            self._story.close()  # else the two hold one another until the garbage collector comes
+        return command
 
     # ------------------------------------------------------------------------------------- the story
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
@@ -175,6 +177,20 @@ def test_an_interrupt_leaves_no_reservation_open(script, interrupt_at):
     world = World(list(script), interrupt_at)
     world.run(call())
     assert world.open_reservations == 0
+
+
+@pytest.mark.parametrize("script", [["hit"], ["denied"], ["good"], [FAULTS[0], "good"]])
+def test_a_call_that_has_ended_is_gone_without_the_garbage_collector(script):
+    """It holds nothing that holds it: thousands of rows leave nothing to look for."""
+    gc.disable()
+    try:
+        ended = call()
+        World(script).run(ended)
+        left = weakref.ref(ended)
+        del ended
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_hit_sends_nothing():
