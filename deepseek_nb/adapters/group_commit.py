@@ -11,9 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["GroupCommit"]
+__all__ = ["Committing", "GroupCommit"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,6 +22,17 @@ LINGER_S = 0.008
 """How long a group is awaited where the one before was a crowd: fewer commits, and nobody notices."""
 
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[R]"]
+
+
+class Committing(asyncio.Future[R]):
+    """Ends with the commit and not before: a task that is cancelled while it awaits this goes on to the end.
+
+    Then it is cancelled, as after ``asyncio.shield`` in a loop, without what that costs.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 (of a base class)
+        """Stops nothing; False says so."""
+        return False
 
 
 class GroupCommit(Generic[T, R]):
@@ -57,12 +68,15 @@ class GroupCommit(Generic[T, R]):
 
     async def run(self, item: T) -> R:
         """Hand in one item from a coroutine and wait for its group. Cancelling stops only the waiting."""
-        return await self.hand_in(item)
-
-    def hand_in(self, item: T) -> asyncio.Future[R]:
-        """As :meth:`run`, handed in at once; the future ends with the group. Cancelling it stops nothing."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
+        self._hand_in(item, (loop, future))
+        return await future
+
+    def hand_in(self, item: T) -> Committing[R]:
+        """As :meth:`run`, handed in at once; the future ends with the group, and no cancelling ends it."""
+        loop = asyncio.get_running_loop()
+        future: Committing[R] = Committing(loop=loop)
         self._hand_in(item, (loop, future))
         return future
 

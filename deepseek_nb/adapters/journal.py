@@ -7,7 +7,6 @@ it held and nothing else: the next one takes those rows again.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sqlite3
@@ -24,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.database import Database, StoreDamaged
-from deepseek_nb.adapters.group_commit import GroupCommit
+from deepseek_nb.adapters.group_commit import Committing, GroupCommit
 from deepseek_nb.adapters.owners import owner_may_live, owner_name, retire_owner
 from deepseek_nb.adapters.queued import QUEUED_TABLE, QueuedJobs
 from deepseek_nb.core.accounts import Drawn
@@ -432,10 +431,10 @@ class Journal:
 
         Returns whether it was accepted, after the commit that holds it. Cancelling stops only the waiting.
         """
-        return await self.ack_soon(item, answer_json, cost_usd)
+        return await self._acks.run((item, answer_json, cost_usd))
 
-    def ack_soon(self, item: Item, answer_json: str, cost_usd: float | None) -> asyncio.Future[bool]:
-        """As :meth:`aack`, handed in now; the future ends after the commit. Cancelling it stops nothing."""
+    def ack_soon(self, item: Item, answer_json: str, cost_usd: float | None) -> Committing[bool]:
+        """As :meth:`aack`, handed in now; the future ends after the commit, and no cancelling ends it."""
         return self._acks.hand_in((item, answer_json, cost_usd))
 
     def fail_many(self, fails: Iterable[tuple[Item, str]]) -> int:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from deepseek_nb.adapters.ballast import BALLAST_BYTES
 from deepseek_nb.adapters.claims import CLAIM_S, CLAIMS_TABLE, Claims, take_claim
 from deepseek_nb.adapters.database import Database, NotSaved, StoreDamaged
-from deepseek_nb.adapters.group_commit import GroupCommit
+from deepseek_nb.adapters.group_commit import Committing, GroupCommit
 from deepseek_nb.adapters.owners import owner_name
 from deepseek_nb.core.errors import ConfigError, StoreFailed
 
@@ -270,18 +270,18 @@ class AnswerStore:
 
         Returns after the commit that holds this value. Cancelling stops the waiting, not the write.
         """
-        await self._put_soon(self._row(key, value))
+        await asyncio.shield(self._put_soon(self._row(key, value)))
 
-    def put_soon(self, key: str, text: str) -> asyncio.Future[None]:
+    def put_soon(self, key: str, text: str) -> Committing[None]:
         """As :meth:`aput`, handed in at once and as JSON text, a dict's, which :func:`json_text` made.
 
-        The future ends after the commit. Cancelling it stops nothing.
+        The future ends after the commit, and no cancelling ends it.
         """
         return self._put_soon(_row(key, text, float(self._now())))
 
-    def _put_soon(self, row: _Row) -> asyncio.Future[None]:
+    def _put_soon(self, row: _Row) -> Committing[None]:
         writing = self._writer.hand_in(row)
-        return writing if self._shared is None else asyncio.ensure_future(_both(self._shared, row, writing))
+        return writing if self._shared is None else _in_both(self._shared, row, writing)
 
     def holds(self, key: str, ttl_s: float | None = None) -> bool:
         """Whether this process has an answer in memory, one that could not be written included."""
@@ -731,10 +731,20 @@ def _row(key: str, text: str, created: float) -> _Row:
     return _Row(key, text, checksum(key, created, text), created, len(text.encode()))
 
 
-async def _both(shared: SharedTier, row: _Row, writing: asyncio.Future[None]) -> None:
+def _in_both(shared: SharedTier, row: _Row, writing: Committing[None]) -> Committing[None]:
     """An answer goes to both tiers, and is kept when the file has it."""
-    await shared.put(row.key, row.text, row.created)
-    await writing
+    both: Committing[None] = Committing()
+
+    def end(_: object) -> None:
+        error = writing.exception()
+        if error is None:
+            both.set_result(None)
+        else:
+            both.set_exception(error)
+
+    sharing = asyncio.ensure_future(shared.put(row.key, row.text, row.created))
+    sharing.add_done_callback(lambda _: writing.add_done_callback(end))
+    return both
 
 
 def store_file(path: str | Path) -> Path:

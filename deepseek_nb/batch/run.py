@@ -507,9 +507,8 @@ class JobRun:
         """Hand these answers to the journal, with what they cost; the future ends when they are kept."""
         acks = [(item, text, 0.0 if answer.cached else answer.cost_usd) for item, answer, text in answers]
         self.progress.spent_usd += sum(paid_usd or 0.0 for _, _, paid_usd in acks)
-        if len(acks) == 1:
-            return self.journal.ack_soon(*acks[0])
-        return asyncio.ensure_future(asyncio.to_thread(self.journal.ack_many, acks))
+        writing = [self.journal.ack_soon(*ack) for ack in acks]
+        return writing[0] if len(writing) == 1 else asyncio.gather(*writing)
 
     async def _written(
         self, answers: Sequence[Told], writing: asyncio.Future[Any], task: asyncio.Task[Any]
@@ -518,12 +517,11 @@ class JobRun:
         gone: asyncio.CancelledError | None = None
         self._on_the_wire[task] = True
         try:
-            while not writing.done():
-                try:
-                    await asyncio.shield(writing)
-                except asyncio.CancelledError as cancelled:
-                    gone = cancelled
-            writing.result()
+            try:
+                await writing
+            except asyncio.CancelledError as cancelled:  # once it is done, not before
+                gone = cancelled
+                writing.result()
         except StoreFailed as error:
             self.unsaved.update((item.key, text) for item, _, text in answers)
             self.stop(error)

@@ -167,13 +167,19 @@ class Drive:
         writing = store.put_soon(command.key, text)
         if self.errand.on_kept is not None and command.key == self.call.key:
             self.errand.on_kept(command.answer, text)
-        while not writing.done():
-            try:
-                await asyncio.shield(writing)
-            except asyncio.CancelledError as gone:
-                self.cancelled = gone  # a paid answer is written first; then we go
-            except StoreFailed as failed:
-                self.means.not_saved = failed  # the answer is paid for: it is handed over all the same
+        try:
+            await writing
+        except (
+            asyncio.CancelledError
+        ) as gone:  # it is written all the same, and before this comes: it is paid
+            self.cancelled = gone
+        except StoreFailed:
+            pass
+        failed = writing.exception()
+        if isinstance(failed, StoreFailed):
+            self.means.not_saved = failed  # the answer is paid for: it is handed over
+        elif failed is not None:
+            raise failed
         return Done()
 
     # -- money

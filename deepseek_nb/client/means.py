@@ -55,7 +55,7 @@ class Means:
         self.not_saved: StoreFailed | None = None
         """Why answers that were paid for could not be written to disk; None while all is well."""
         self._priced: tuple[object, Price | None] = (None, None)
-        self._settled = asyncio.Event()
+        self._settled: asyncio.Event | None = None  # while somebody waits for budget
         self._numbers = itertools.count(1)
 
     def price(self, upstream: Upstream, model: str) -> Price | None:
@@ -72,11 +72,14 @@ class Means:
 
     def announce_settled(self) -> None:
         """Wake those who wait for budget."""
-        self._settled.set()
-        self._settled = asyncio.Event()
+        if self._settled is not None:
+            self._settled.set()
+            self._settled = None
 
     async def settled(self) -> None:
         """Wait until some reservation has ended."""
+        if self._settled is None:
+            self._settled = asyncio.Event()
         await self._settled.wait()
 
     def scrub(self, error: DeepSeekError) -> DeepSeekError:

@@ -149,6 +149,8 @@ class Account:
 
     def refuse_beyond(self, worst: int) -> None:
         """Raise BudgetExceeded if that much does not fit any more."""
+        if self.limit is None:
+            return
         room, at_best = self.room(self.used), self.room(self.spent + self.unknown)
         if room is None or at_best is None or worst <= room:
             return
