@@ -65,7 +65,7 @@ class PackedRun(JobRun):
         try:
             while len(items) < self.rows_per_request:
                 async with asyncio.timeout(GATHER_S if items else None):
-                    item = await self._queued()
+                    item = await self.intake.next()
                 if item is None:
                     break
                 items.append(item)
@@ -102,8 +102,7 @@ class PackedRun(JobRun):
         store, probe = self.client.store, self.make_errand("", None)
         if store is None or not (probe.look_up and probe.keep):
             return set(keys)
-        mine = self._claimed.intersection(keys)
-        self._claimed -= mine
+        mine = self.intake.take_claims(keys)
         left = [key for key in keys if key not in mine]
         if left:
             mine |= await store.take_now(left, probe.ttl_s)

@@ -1,4 +1,4 @@
-"""One run of a job: leases rows from the journal, takes each to the server, writes down what became of it.
+"""One run of a job: takes each row that comes in to the server, and writes down what became of it.
 
 What is at risk at any moment: at most ``concurrency_max`` rows, those between sending and the
 commit of their answer. A process killed then has lost nothing that was acknowledged; the next run
@@ -15,9 +15,7 @@ paid up to its ``max_tokens``. A row that broke is streamed the next time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -26,6 +24,7 @@ from deepseek_nb.adapters.journal import Item, ItemRow, Journal
 from deepseek_nb.adapters.store import json_text
 from deepseek_nb.batch.garbage import collected_less
 from deepseek_nb.batch.hours import Hours
+from deepseek_nb.batch.intake import Intake
 from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.waves import Waves
 from deepseek_nb.client.aio import AsyncClient
@@ -38,15 +37,9 @@ from deepseek_nb.core.events import CallEvent
 
 __all__ = ["JobRun", "error_record", "text_of"]
 
-LEASE_S = 120.0
-CHUNK_ROWS = 256
 DRAIN_S = 10.0
 """How long requests under way may take to finish once the job stops."""
-ELSEWHERE_S = 1.0
-"""How often to look for rows that another process holds."""
 TICK_S = 0.1
-CLAIM_ROWS = 64
-"""So many rows are claimed at once, just before they are asked: a paused job keeps nobody waiting."""
 WHOLE_TOKENS = 4096
 """Answers that may be longer are always streamed."""
 SLOWER = 4.0
@@ -115,19 +108,24 @@ class JobRun:
         self.waves = waves or Waves()
         self.hours = hours
         self.stopped_by: DeepSeekError | None = None
-        self._todo: deque[str] = deque(keys)
-        self._elsewhere: list[str] = []
-        self._leased: deque[Item] = deque()
-        self._queue: asyncio.Queue[Item | None] = asyncio.Queue()
-        self._claimed: set[str] = set()  # of the queue
-        self._held: dict[int, Item] = {}
         self._on_the_wire: dict[asyncio.Task[Any], bool] = {}
         self._stopping = asyncio.Event()
-        self._hungry = asyncio.Event()  # fewer rows are queued than are claimed at once
         self._going = asyncio.Event()  # not paused
         self._going.set()
         self._feeding = asyncio.Event()  # not paused by the user: what is stored is given at any hour
         self._feeding.set()
+        self.intake = Intake(
+            client.store,
+            journal,
+            job,
+            keys,
+            progress,
+            probe=make_errand("", None),
+            check=check,
+            going=self._going,
+            feeding=self._feeding,
+            stopping=self._stopping,
+        )
         self._pauses: set[str] = set()
         self._called_back: set[asyncio.Task[Any]] = set()
         self._looked_s = 0.0
@@ -144,7 +142,7 @@ class JobRun:
 
     async def _run(self) -> None:
         self._looked_s = asyncio.get_running_loop().time()
-        helpers = [asyncio.create_task(self._keep_leases()), asyncio.create_task(self._watch())]
+        helpers = [asyncio.create_task(self.intake.keep_leases()), asyncio.create_task(self._watch())]
         if self.hours is not None:
             self.hours.look(self)
             helpers.append(asyncio.create_task(self.hours.keep(self)))
@@ -160,7 +158,7 @@ class JobRun:
                 task.cancel()
             await asyncio.gather(*helpers, feeder, return_exceptions=True)
             self._look()
-            await self._give_back()
+            await self.intake.give_back()
         if not feeder.cancelled() and feeder.exception() is not None:
             raise feeder.exception()  # type: ignore[misc]
 
@@ -185,7 +183,7 @@ class JobRun:
             self._feeding.clear()
         if self._going.is_set():
             self._going.clear()
-            self._let_go()
+            self.intake.let_go()
             self.progress.paused = True
             for task in self._on_the_wire:
                 self._call_back(task)
@@ -205,115 +203,11 @@ class JobRun:
             self._called_back.add(task)
             task.cancel()
 
-    # -- rows in
-
     async def _feed(self) -> None:
-        """Lease rows in chunks, answer from the store what is there, queue the rest."""
         try:
-            while self._todo and not self._stopping.is_set():
-                await self._feeding.wait()
-                if len(self._leased) >= (1 if self._going.is_set() else CHUNK_ROWS):
-                    await self._going.wait()
-                    await self._serve()
-                    continue
-                chunk = [self._todo.popleft() for _ in range(min(CHUNK_ROWS, len(self._todo)))]
-                leased = await self._lease(chunk)
-                self._elsewhere += (
-                    sorted(set(chunk) - leased, key=chunk.index) if len(leased) < len(chunk) else []
-                )
-            while (self._leased or self._elsewhere) and not self._stopping.is_set():
-                await self._going.wait()
-                if self._leased:
-                    await self._serve()
-                else:
-                    await self._look_elsewhere()
+            await self.intake.feed()
         except StoreFailed as error:
             self.stop(error)
-        finally:
-            self._queue.put_nowait(None)
-
-    async def _serve(self) -> None:
-        """Claim the next leased rows and queue them, once fewer are queued than are claimed at once."""
-        if self._queue.qsize() >= CLAIM_ROWS:
-            self._hungry.clear()
-            await self._hungry.wait()
-            return
-        rows = [self._leased.popleft() for _ in range(min(CLAIM_ROWS, len(self._leased)))]
-        store, probe = self.client.store, self.make_errand("", None)
-        if store is not None and probe.look_up and probe.keep:
-            keys = [row.key for row in rows]
-            claiming = asyncio.ensure_future(store.take_now(keys, probe.ttl_s))
-            try:
-                self._claimed |= await asyncio.shield(claiming)
-            except asyncio.CancelledError:  # the thread claims them all the same
-                self._claimed |= await claiming
-                raise
-            if not self._going.is_set():
-                self._let_go()
-        for row in rows:
-            self._queue.put_nowait(row)
-
-    def _let_go(self) -> None:
-        """Rows that wait for long keep no other process waiting; they are claimed one by one later."""
-        store = self.client.store
-        if store is not None:
-            for key in self._claimed:
-                store.let_go(key)
-        self._claimed.clear()
-
-    async def _lease(self, keys: Sequence[str]) -> set[str]:
-        leasing = asyncio.ensure_future(asyncio.to_thread(self.journal.lease_among, self.job, keys, LEASE_S))
-        try:
-            items = await asyncio.shield(leasing)
-        except asyncio.CancelledError:  # the thread leases them all the same: they are to be given back
-            self._held.update((item.id, item) for item in await leasing)
-            raise
-        self._held.update((item.id, item) for item in items)
-        if not items:
-            return set()
-        store = self.client.store
-        kept: dict[str, dict[str, Any]] = {}
-        probe = self.make_errand("", None)
-        if store is not None and probe.look_up:
-            kept = await store.aget_many([item.key for item in items], probe.ttl_s)
-        acks: list[tuple[Item, str, float | None]] = []
-        turn = {key: place for place, key in enumerate(keys)}  # they come in the order they were written down
-        for item in sorted(items, key=lambda item: turn[item.key]):
-            if (found := kept.get(item.key)) is not None and self._fits(found):
-                acks.append((item, json_text({**found, "cached": True}), 0.0))
-            else:
-                self._leased.append(item)
-        if acks:
-            await asyncio.to_thread(self.journal.ack_many, acks)
-            for item, _, _ in acks:
-                self._held.pop(item.id, None)
-            self.progress.done += len(acks)
-            self.progress.from_store += len(acks)
-        return {item.key for item in items}
-
-    def _fits(self, found: dict[str, Any]) -> bool:
-        try:
-            answer = Answer.from_json(found)
-            if self.check is not None:
-                self.check(answer)
-        except (DeepSeekError, TypeError, ValueError, KeyError, AttributeError):
-            return False
-        return True
-
-    async def _look_elsewhere(self) -> None:
-        """Rows another process holds: take them over when it is gone, count them when it has done them."""
-        await asyncio.sleep(ELSEWHERE_S)
-        await self._going.wait()
-        await asyncio.to_thread(self.journal.reap, self.job)
-        leased = await self._lease(self._elsewhere)
-        states = await asyncio.to_thread(self.journal.states, self.job, self._elsewhere)
-        for key in self._elsewhere:
-            if key not in leased and states.get(key) in ("d", "f"):
-                self.progress.done += states[key] == "d"
-                self.progress.failed += states[key] == "f"
-        self._elsewhere = [k for k in self._elsewhere if k not in leased and states.get(k) in ("q", "r")]
-
-    # -- rows out
 
     async def _lead(self) -> bool:
         """Send the first row alone: a wrong model, key or schema costs one call, not all of them.
@@ -356,7 +250,7 @@ class JobRun:
 
     async def _next(self) -> Item | None:
         """The next leased row; None when there are no more or the job stops."""
-        getting = asyncio.create_task(self._queue.get())
+        getting = asyncio.create_task(self.intake.next())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({getting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -402,19 +296,10 @@ class JobRun:
 
     async def _work(self) -> None:
         while not self._stopping.is_set():
-            item = await self._queued()
+            item = await self.intake.next()
             if item is None:
                 return
             await self._take(item)
-
-    async def _queued(self) -> Item | None:
-        """The next row of the queue; None, for every worker, when there are no more."""
-        item = await self._queue.get()
-        if item is None:
-            self._queue.put_nowait(None)
-        elif self._queue.qsize() < CLAIM_ROWS:
-            self._hungry.set()
-        return item
 
     async def _take(self, item: Item) -> None:
         """Take a row to its end, once it is its turn."""
@@ -445,8 +330,7 @@ class JobRun:
 
     async def _ask(self, item: Item, task: asyncio.Task[Any]) -> DeepSeekError | None:
         """Take one row to the server and write down what became of it; gives the row's error, if any."""
-        claimed = item.key in self._claimed
-        self._claimed.discard(item.key)
+        claimed = bool(self.intake.take_claims((item.key,)))
         kept: list[Kept] = []
 
         def keep(answer: Answer, text: str) -> None:
@@ -535,7 +419,7 @@ class JobRun:
         if full is not None:
             self.stop(full)
         for item, answer, _ in answers:
-            self._held.pop(item.id, None)
+            self.intake.done(item)
             self.progress.done += 1
             self.progress.from_store += answer.cached
         if gone is not None:
@@ -564,7 +448,7 @@ class JobRun:
         if everybodys:
             self.stop(error)  # the row goes back with the others that are held
             return error
-        self._held.pop(item.id, None)
+        self.intake.done(item)
         self.progress.failed += 1
         return error
 
@@ -581,12 +465,6 @@ class JobRun:
             await asyncio.to_thread(self.journal.add_spend, self.job, paid_usd)
 
     # -- around them
-
-    async def _keep_leases(self) -> None:
-        while True:
-            await asyncio.sleep(LEASE_S / 3)
-            with contextlib.suppress(StoreFailed):  # tried again before the leases end
-                await asyncio.to_thread(self.journal.extend, list(self._held.values()), LEASE_S)
 
     async def _watch(self) -> None:
         """Keep the figures of the server's state, and stop the job when ``patience_s`` is over.
@@ -624,14 +502,6 @@ class JobRun:
             "patience= sets for how many minutes to try.",
             status=last.status if last is not None else None,
         )
-
-    async def _give_back(self) -> None:
-        """What was leased and not finished can be taken by whoever comes next."""
-        self._let_go()
-        if self._held:
-            with contextlib.suppress(StoreFailed):  # then they come back when this process ends
-                await asyncio.to_thread(self.journal.put_back, list(self._held.values()))
-            self._held.clear()
 
     def ledger(self) -> Iterator[ItemRow]:
         """Every row of the job as the journal has it, with the answers that could not be written in place."""

@@ -8,8 +8,9 @@ import pytest
 from workers import MAX_TOKENS, QUESTION, told
 
 from deepseek_nb.adapters.journal import Journal
+from deepseek_nb.batch.intake import CHUNK_ROWS
 from deepseek_nb.batch.progress import Progress
-from deepseek_nb.batch.run import CHUNK_ROWS, JobRun
+from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import JobSpec
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.sandbox import Sandbox
@@ -34,9 +35,9 @@ def most_held(folder, rows: int) -> dict[str, int]:
                 while not working.done():
                     await asyncio.sleep(0.002)
                     most["tasks"] = max(most["tasks"], len(asyncio.all_tasks()))
-                    most["rows"] = max(most["rows"], len(run._held))
+                    most["rows"] = max(most["rows"], len(run.intake.held))
                 working.result()
-                assert (figures.done, len(run._held)) == (rows, 0)
+                assert (figures.done, len(run.intake.held)) == (rows, 0)
         return most
 
     with Sandbox(count="estimate", time_scale=1000) as server:
