@@ -8,7 +8,8 @@ Each runs in a process of its own; the figures are the median of ``--runs``.
     python benchmarks/bulk.py --peers-python /tmp/peers/bin/python --rows 10000 --concurrency 64,1000
     python benchmarks/bulk.py --clients aiohttp,httpx,deepseek_nb --again   # and a second run of the same job
 
-The peers: pip install -r benchmarks/requirements-peers.txt, best into an environment of their own.
+The peers: pip install -r benchmarks/requirements-peers.txt, best into an environment of their own; curator
+pins an older LiteLLM and wants another one: pip install bespokelabs-curator, and --curator-python.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--clients", type=lambda t: t.split(","), default=list(NAMES), metavar="NAME,...")
     parser.add_argument("--peers-python", default=sys.executable, help="the interpreter that has the peers")
+    parser.add_argument("--curator-python", help="the one that has curator, which wants an older LiteLLM")
     parser.add_argument("--again", action="store_true", help=f"run the finished job of {OURS} once more")
     parser.add_argument("--timeout", type=float, default=600)
     return parser.parse_args()
@@ -72,6 +74,8 @@ def _parse() -> argparse.Namespace:
 def measure(name: str, concurrency: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One client against a fresh server: what it and the server tell. Two entries with ``--again``."""
     python = sys.executable if name in OWN else options.peers_python
+    if name == "curator":
+        python = options.curator_python or python
     told = []
     with _server(options) as url, tempfile.TemporaryDirectory(prefix="bulk-") as folder:
         times = 2 if options.again and name == OURS else 1

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,22 +187,29 @@ def curator(url: str, frame: pd.DataFrame, concurrency: int, folder: str) -> pd.
 
     os.environ.update(CURATOR_CACHE_DIR=folder, OPENAI_API_KEY=KEY)
     os.environ.update(TELEMETRY_ENABLED="0", HOSTED_CURATOR_VIEWER="0")
+    if (found := find_spec("litellm")) is not None and found.origin is not None:
+        brought = Path(found.origin).parent / "litellm_core_utils" / "tokenizers"
+        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(brought))  # tiktoken's files, else from the internet
     from bespokelabs import curator as library
     from datasets import Dataset
 
-    class Rate(library.LLM):
-        response_format = Ticket
+    class Rate(library.LLM):  # its own response_format refuses a model it does not know
+        def prompt(self, row: dict[str, Any]) -> list[dict[str, str]]:
+            return messages_of(row["text"])
 
-        def prompt(self, row: dict[str, Any]) -> str:
-            return QUESTION.format(text=row["text"])
-
-        def parse(self, row: dict[str, Any], answer: Ticket) -> dict[str, Any]:
-            return {"place": row["place"], "label": answer.label, "score": answer.score}
+        def parse(self, row: dict[str, Any], answer: str) -> dict[str, Any]:
+            return {"place": row["place"], **Ticket.model_validate_json(answer).model_dump()}
 
     rate = Rate(
         model_name=MODEL,
         backend="openai",
-        backend_params={"base_url": url, "max_concurrent_requests": concurrency},
+        backend_params={
+            "base_url": url,
+            "max_concurrent_requests": concurrency,
+            "max_requests_per_minute": 10**9,
+            "max_tokens_per_minute": 10**12,
+        },
+        generation_params={"response_format": {"type": "json_object"}, "max_tokens": 1024},
     )
     told = rate(Dataset.from_dict({"text": frame["text"].tolist(), "place": list(range(len(frame)))}))
     found = getattr(told, "dataset", told).to_pandas().sort_values("place")
