@@ -196,6 +196,8 @@ class Progress:
         elif event.kind in ("first_token", "answered"):
             self.trouble_s = None
             self.waiting = ""
+        elif event.kind == "back":
+            self.elsewhere -= 1
 
     def _note(self, error: DeepSeekError) -> None:
         if not isinstance(error, Busy):

@@ -12,6 +12,7 @@ from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.exchange import Exchange
 from deepseek_nb.client.gate import Gate
 from deepseek_nb.client.hedge import Hedge
+from deepseek_nb.client.lines import Lines
 from deepseek_nb.client.means import Means
 from deepseek_nb.client.upstreams import Upstream
 from deepseek_nb.core.admission import Ticket
@@ -36,6 +37,7 @@ from deepseek_nb.core.call import (
     Missed,
     Release,
     Reserve,
+    Returned,
     Send,
     Settle,
     Store,
@@ -59,7 +61,8 @@ __all__ = ["Drive"]
 
 CHARGED_ORDER: tuple[Charged, ...] = ("no", "unknown", "yes")
 LINE_CHECK_S = 0.25
-"""How often a row that waits in line looks whether its server is down and another one is not."""
+"""How often a row that waits in line looks whether its server is down and another one is not, and at which
+earlier leg it could stand in line as well."""
 
 
 class Drive:
@@ -90,6 +93,10 @@ class Drive:
         self.first_token_s: float | None = None
         self.started_s = 0.0
         self.leg_since_s = 0.0
+        self.closings: dict[int, int] = {}
+        """Of each leg that was left, how often its breaker had closed by then."""
+        self.returned = False
+        """Whether it went back to an earlier leg: it has waited for that server before."""
         self.shown = False
         self.in_flight: Exchange | None = None
         self.cancelled: asyncio.CancelledError | None = None
@@ -200,7 +207,7 @@ class Drive:
                     hint="Leave budget_usd out, or use a model of the price table.",
                 )
             )
-        worst_usd = self._worst_usd(request)
+        worst_usd = self._worst_usd(request, price)
         while True:
             reservation = self.means.new_reservation()
             try:
@@ -213,8 +220,26 @@ class Drive:
             self.reservation = reservation
             return Done()
 
-    def _worst_usd(self, request: ChatRequest) -> float:
-        price = self.reserved_price
+    def _reserved_for(self, leg: int) -> bool:
+        """Set aside what the call may cost at ``leg`` instead of here; False, changing nothing: no room."""
+        request, price = self._asked_at(leg)
+        reservation = self.means.new_reservation()
+        try:
+            self.errand.budget.reserve(reservation, self._worst_usd(request, price))
+        except BudgetExceeded:
+            return False
+        if self.reservation is not None:
+            self.errand.budget.release(self.reservation)
+            self.means.announce_settled()
+        self.reservation, self.reserved_price = reservation, price
+        return True
+
+    def _asked_at(self, leg: int) -> tuple[ChatRequest, Price | None]:
+        """What is asked there, and its price."""
+        there = self.call.legs[leg]
+        return there.request, self.means.price(self.means.upstream(there.upstream), there.request.model)
+
+    def _worst_usd(self, request: ChatRequest, price: Price | None) -> float:
         if price is None or not self.errand.budget.limited:
             return 0.0
         longest = request.max_tokens or self.errand.output_tokens
@@ -247,16 +272,25 @@ class Drive:
 
     async def _fall_back(self, command: FallBack) -> Event:
         """Go on with the leg that the call has turned to. It says so at once: a wait may follow."""
+        left = (command.leg or len(self.call.legs)) - 1
+        gate = self._gate_of(self.call.legs[left])
+        self.closings[left] = gate.closings
         if self.ticket is not None:  # the place was in the line of the leg before
-            self._gate_of(self.call.legs[command.leg - 1]).leave(self.ticket)
+            gate.leave(self.ticket)
             self.ticket = None
-        self.upstream = self.means.upstream(self.leg.upstream)
-        self.leg_since_s = asyncio.get_running_loop().time()
+        self._turn_to(self.leg)
         self._tell("fallback", error=command.error, tries=self.call.tries, refusals=self.call.refusals)
         return Done()
 
-    async def _enter(self, _: Admit) -> Event:
-        """Wait for a place; where this server is down and another leg's is not, give that up."""
+    def _turn_to(self, leg: Leg) -> None:
+        self.upstream = self.means.upstream(leg.upstream)
+        self.leg_since_s = asyncio.get_running_loop().time()
+
+    async def _enter(self, command: Admit) -> Event:
+        """Wait for a place; where this server is down and another leg's is not, give that up.
+
+        Who waits in line at a later leg stands in line at earlier ones, too, and takes what comes first.
+        """
         held, self.ticket = self.ticket, None
         if not self.errand.fallbacks:
             self.ticket = await self.gate.enter(held, self.errand.lane)
@@ -268,23 +302,55 @@ class Drive:
         if held is not None and held.interactive:
             self.ticket = await self.gate.enter(held, self.errand.lane)
             return Admitted()
-        entering = asyncio.ensure_future(self.gate.enter(held, self.errand.lane))
+        here, lines = self.call.leg, Lines(self.errand.lane, self.started_s)
+        lines.join(here, self.gate, held)
         try:
-            while not entering.done():
-                await asyncio.wait([entering], timeout=LINE_CHECK_S)
-                if not entering.done() and (down := self._down_here()) is not None:
+            while True:
+                leg = await lines.first(LINE_CHECK_S)
+                if leg == here:
+                    self.ticket = lines.take(leg)
+                    return Admitted()
+                if leg is not None:
+                    if self._reserved_for(leg):
+                        self.ticket = lines.take(leg)
+                        return self._return(leg)
+                    lines.leave(leg)
+                elif (down := self._down_here()) is not None:
                     return Failed(down)
-            self.ticket = entering.result()
-            return Admitted()
+                else:
+                    for earlier in command.earlier:
+                        if earlier not in lines and self._comes_back(earlier):
+                            lines.join(earlier, self._gate_of(self.call.legs[earlier]))
         finally:
-            if self.ticket is None:  # it leaves its place, which it may just have been given
-                await _withdrawn(entering, self.gate)
+            lines.leave_all()
+
+    def _comes_back(self, leg: int) -> bool:
+        """Whether to stand in line for an earlier ``leg``, too: its server was down, and we can pay it.
+
+        While it is down, one at a time gets a place there, as the probe. What is better not late does
+        not wait for that.
+        """
+        gate = self._gate_of(self.call.legs[leg])
+        if gate.down_s() is None:
+            been_down = gate.closings != self.closings.get(leg)
+        else:
+            been_down = not (self.errand.interactive or self.errand.swift)
+        left_usd = self.errand.budget.left_usd
+        return been_down and (left_usd is None or self._worst_usd(*self._asked_at(leg)) <= left_usd)
+
+    def _return(self, leg: int) -> Event:
+        """Go on with an earlier leg, where a place is held."""
+        self._turn_to(self.call.legs[leg])
+        self.returned = True
+        self._tell("back", tries=self.call.tries, refusals=self.call.refusals)
+        return Returned(leg)
 
     def _down_here(self) -> DeepSeekError | None:
         """Why to go on elsewhere at once; None while this server lives, or is worth a probe."""
         gate, failover_s = self.gate, self.leg.failover_s
         down_s = gate.down_s()
-        patient_s = 0.0 if self.errand.interactive or self.errand.swift else failover_s
+        hasty = self.errand.interactive or self.errand.swift or self.returned
+        patient_s = 0.0 if hasty else failover_s
         if down_s is None or patient_s is None or down_s < patient_s or gate.may_probe():
             return None
         others = [self._gate_of(leg) for leg in self.call.legs if leg is not self.leg]
@@ -388,7 +454,7 @@ class Drive:
         async def ready(on_token: Callable[[Exchange], None]) -> Exchange | None:
             reservation = self.means.new_reservation()
             try:
-                self.errand.budget.reserve(reservation, self._worst_usd(request))
+                self.errand.budget.reserve(reservation, self._worst_usd(request, self.reserved_price))
             except BudgetExceeded:
                 return None
             self.hedge_reservation = reservation
@@ -463,11 +529,3 @@ class Drive:
         FallBack: _fall_back,
     }
     """What carries out each command but the last ones."""
-
-
-async def _withdrawn(entering: asyncio.Future[Ticket], gate: Gate) -> None:
-    """End a wait in line; a place that came at the last moment is given back."""
-    entering.cancel()
-    await asyncio.wait([entering])
-    if not entering.cancelled() and entering.exception() is None:
-        gate.leave(entering.result())

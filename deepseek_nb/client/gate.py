@@ -95,11 +95,14 @@ class Gate:
 
     # ------------------------------------------------------------------------------------- the line
 
-    async def enter(self, ticket: Ticket | None, lane: int) -> Ticket:
-        """Wait for a place and give the ticket that holds it; a ticket from before goes to the front."""
+    async def enter(self, ticket: Ticket | None, lane: int, since_s: float | None = None) -> Ticket:
+        """Wait for a place and give the ticket that holds it; a ticket from before goes to the front.
+
+        A new one gets the place in line of who asked at ``since_s``, on the loop's clock; None: now.
+        """
         now = self.now()
         if ticket is None:
-            ticket = self.admission.ask(lane, now)
+            ticket = self.admission.ask(lane, now, since_s)
         else:
             self.admission.again(ticket, now)
         self._waiting[ticket] = None
@@ -223,6 +226,11 @@ class Gate:
         """For how long the server has seemed down; None while it is up."""
         since_s = self.admission.open_since_s
         return None if since_s is None else max(0.0, (self.now() if now is None else now) - since_s)
+
+    @property
+    def closings(self) -> int:
+        """How often the server was down and came back."""
+        return self.admission.closings
 
     def may_probe(self, now: float | None = None) -> bool:
         """Whether a caller with another way should try this one now: always while the server is up.

@@ -128,6 +128,8 @@ class Admission:
         """Something happened that the other kernels should know at once."""
         self.recalls = 0
         """Rows that were taken back."""
+        self.closings = 0
+        """How often the breaker closed: the server was down, and came back."""
         self._line: list[tuple[tuple[float, int], Ticket]] = []
         self._interactive: list[Ticket] = []
         self._in_flight: dict[Ticket, None] = {}
@@ -145,15 +147,15 @@ class Admission:
 
     # ------------------------------------------------------------------------------------- the line
 
-    def ask(self, lane: int, now: float) -> Ticket:
-        """Join the line of ``lane`` (1 to 5)."""
+    def ask(self, lane: int, now: float, since_s: float | None = None) -> Ticket:
+        """Join the line of ``lane`` (1 to 5), at the place of one who asked at ``since_s`` (None: now)."""
         if not 1 <= lane <= 5:
             raise ValueError(f"priority is 1 to 5, not {lane}")
-        ticket = Ticket(lane, now)
+        ticket = Ticket(lane, now if since_s is None else since_s)
         if self.level.heard_s is None:
             self._learn("asked", now)
         self._count += 1
-        ticket.order = (now - AGEING_S * lane, self._count)
+        ticket.order = (ticket.asked_s - AGEING_S * lane, self._count)
         self._queue(ticket, now)
         return ticket
 
@@ -315,6 +317,7 @@ class Admission:
         level.take(fact, self._held_by_others())
         if level.open is not was_open:
             self.urgent = True
+            self.closings += was_open
         if self._facts is not None:
             self._facts.append(fact)
 
@@ -554,10 +557,12 @@ class Admission:
 
     def adopt(self, view: View) -> None:
         """Take the shared level over; what happened since the report happened on it, too."""
+        was_open = self.open
         self._shared = view
         self._known = self._met_busy
         self.level = view.level
         self.level.learn(self._facts or (), view.others_held)
+        self.closings += was_open and not self.open
 
     def not_reported(self, report: Report) -> None:
         """The report reached nobody: its facts go into the next one."""

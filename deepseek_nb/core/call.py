@@ -60,6 +60,7 @@ __all__ = [
     "Missed",
     "Release",
     "Reserve",
+    "Returned",
     "Send",
     "Settle",
     "Store",
@@ -98,9 +99,14 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Wait for a place. ``again``: it had one and was refused, so it goes to the front. Answer: Admitted."""
+    """Wait for a place. ``again``: it had one and was refused, so it goes to the front.
+
+    Answer: Admitted, or Returned, with one of the ``earlier`` legs.
+    """
 
     again: bool
+    earlier: tuple[int, ...] = ()
+    """The legs before this one where it may be asked as well, should their servers be up again first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +211,13 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """A place at this earlier leg came first, and what was reserved is reserved for that leg now."""
+
+    leg: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """No usable answer. ``wait_s``: what admission asks to wait before the next try (refusals).
 
@@ -230,7 +243,7 @@ class Interrupted:
     usage: Usage | None = None
 
 
-Event = Hit | Missed | Denied | Admitted | Answered | Failed | Done | Interrupted
+Event = Hit | Missed | Denied | Admitted | Returned | Answered | Failed | Done | Interrupted
 
 Story = Generator[Command, tuple[Event, float], None]
 
@@ -280,6 +293,7 @@ class Call:
         self._started_s = 0.0
         self._leg_since_s = 0.0
         self._laps = 0  # times the last leg failed too
+        self._faults_at: dict[int, int] = {}  # of the legs that were left in the first lap
         self._story = self._tell()
 
     @property
@@ -320,7 +334,10 @@ class Call:
             error = yield from self._ask_here()
             if error is None:
                 return
-            self.leg = (self.leg + 1) % len(self.legs)
+            if self.leg + 1 < len(self.legs):
+                self._turn_to(self.leg + 1)
+            else:
+                self.leg = 0
             event, now = yield FallBack(self.leg, error)
             if not isinstance(event, Interrupted) and self.leg == 0:
                 event, now = yield from self._rest(error, now)
@@ -331,8 +348,20 @@ class Call:
                 yield Fail(self._last_word(event.error, now - self._started_s))
                 return
             self._leg_since_s = now
-            if self._laps == 0:
-                self.faults = 0
+
+    def _turn_to(self, leg: int) -> None:
+        """Go on with ``leg``. Until the last one has failed too, each has a count of faults of its own."""
+        if self._laps == 0:
+            self._faults_at[self.leg] = self.faults
+            self.faults = self._faults_at.get(leg, 0)
+        self.leg = leg
+
+    def _earlier(self, request: ChatRequest) -> tuple[int, ...]:
+        """Where ``request`` may go back to: nowhere, where it is the repair of an answer that came here."""
+        if request is not self.request:
+            return ()
+        most = self.policy.max_faults
+        return tuple(leg for leg in range(self.leg) if self._faults_at.get(leg, 0) <= most)
 
     def _rest(
         self, error: DeepSeekError, now: float
@@ -358,13 +387,16 @@ class Call:
                     yield Fail(None)
                     return None
                 self._reserved = True
-            event, now = yield Admit(again)
+            event, now = yield Admit(again, self._earlier(request) if self.leg else ())
             if isinstance(event, Interrupted):
                 yield from self._end(Fail(None), None)
                 return None
             if isinstance(event, Failed):  # it seems to be down here, and another leg is not
                 yield from self._release()
                 return event.error
+            if isinstance(event, Returned):
+                self._turn_to(event.leg)
+                self._leg_since_s, request = now, self.request
             event, now = yield Send(request, self.tries + 1)
             if isinstance(event, Answered):
                 yield from self._keep(event.answer, now)

@@ -17,7 +17,7 @@ from deepseek_nb.core.errors import DeepSeekError
 
 __all__ = ["DOWN_AFTER_S", "CallEvent", "Charged", "cause", "duration", "waiting_line"]
 
-Kind = Literal["hit", "sent", "held", "first_token", "waiting", "fallback", "answered", "failed"]
+Kind = Literal["hit", "sent", "held", "first_token", "waiting", "fallback", "back", "answered", "failed"]
 Charged = Literal["no", "unknown", "yes"]
 
 CHARGED_WORDS: dict[Charged, str] = {"no": "nothing charged", "unknown": "perhaps charged", "yes": "charged"}
@@ -34,12 +34,13 @@ class CallEvent:
 
     kind: Kind
     """``hit`` (found in the store), ``sent``, ``held`` (keep-alives, and no answer yet), ``first_token``,
-    ``waiting`` (before the next try), ``fallback`` (goes on by another route), ``answered``, ``failed``."""
+    ``waiting`` (before the next try), ``fallback`` (goes on by another route), ``back`` (goes back to an
+    earlier route, which is up again), ``answered``, ``failed``."""
     lane: int
     at_s: float
     """On the client's monotonic clock."""
     route: str = ""
-    """Where it is asked; with ``fallback``: where it is asked from now on."""
+    """Where it is asked; with ``fallback`` and ``back``: where it is asked from now on."""
     tries: int = 0
     refusals: int = 0
     error: DeepSeekError | None = None

@@ -97,6 +97,9 @@ class Screen:
         elif news.kind == "fallback" and news.error is not None:
             told = f"{cause(news.error)}: asking {news.route} now"
             self._set_line(lambda passed_s: f"{told}, {duration(passed_s)} so far", at_once=True)
+        elif news.kind == "back":
+            told = f"asking {news.route} again"
+            self._set_line(lambda passed_s: f"{told}, {duration(passed_s)} so far", at_once=True)
         elif news.kind == "held" and not self._held:
             self._held = True
             self._set_line(lambda passed_s: f"the server holds the request, {duration(passed_s)} so far")

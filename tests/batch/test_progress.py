@@ -26,6 +26,8 @@ def test_refusals_faults_and_rows_that_went_elsewhere_are_counted_apart():
         figures.hear(event)
     assert (figures.requests, figures.refusals, dict(figures.faults)) == (1, 1, {"ConnectionLost": 1})
     assert (figures.elsewhere, figures.trouble_s) == (2, 1.5)
+    figures.hear(CallEvent("back", 2, 2.7, route="api.deepseek.com"))
+    assert (figures.elsewhere, figures.trouble_s) == (1, 1.5)
     figures.hear(CallEvent("first_token", 2, 3.0))
     assert (figures.trouble_s, figures.waiting) == (None, "")
 

@@ -48,6 +48,17 @@ def test_first_come_first_served_within_a_lane() -> None:
     assert gate.waiting == 1
 
 
+def test_who_has_waited_elsewhere_stands_where_it_would_have_stood() -> None:
+    gate = make(start=1)
+    [ahead] = fill(gate, 1)
+    second, first = gate.ask(BULK, 8.0), gate.ask(BULK, 9.0, since_s=3.0)
+    assert first.asked_s == 3.0
+    gate.answered(ahead, 10.0)
+    assert gate.admit(10.0) == [first]
+    gate.answered(first, 11.0)
+    assert gate.admit(11.0)[0] is second
+
+
 def test_a_higher_lane_goes_first() -> None:
     gate = make(start=1)
     low, middle, high = gate.ask(1, 0.0), gate.ask(2, 0.0), gate.ask(3, 0.0)
@@ -342,11 +353,13 @@ def test_a_probe_that_gets_through_closes_the_breaker(sign: str) -> None:
     for ticket in tripped(gate):
         gate.again(ticket, 100.0)
     [probe] = gate.admit(102.0)
+    assert gate.closings == 0
     if sign == "first_token":
         gate.first_token(102.5, probe)
     else:
         gate.answered(probe, 102.5)
     assert not gate.open
+    assert gate.closings == 1
     assert gate.open_since_s is None
     assert 14.0 <= gate.limit <= 16.0  # half of what was good
     assert len(gate.admit(102.5)) >= 9  # at once

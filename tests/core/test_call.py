@@ -30,6 +30,7 @@ from deepseek_nb.core.call import (
     Missed,
     Release,
     Reserve,
+    Returned,
     Send,
     Settle,
     Store,
@@ -85,6 +86,7 @@ class World:
     reserved: int = 0
     ended: int = 0
     stored: list[str] = field(default_factory=list)
+    legs: list[int] = field(default_factory=lambda: [0])
 
     def run(self, call: Call) -> Command:
         command = call.start(self.now)
@@ -119,9 +121,15 @@ class World:
                 if self.script[:1] == ["down"]:
                     self.script.pop(0)
                     return Failed(Overloaded("down"))
+                if self.script[:1] == ["back"]:
+                    self.script.pop(0)
+                    if command.earlier:
+                        self.legs.append(command.earlier[0])
+                        return Returned(command.earlier[0])
                 return Admitted()
             case FallBack():
                 assert self.open_reservations == 0, "a leg was left with its reservation open"
+                self.legs.append(command.leg)
                 return Done()
             case Send():
                 assert self.open_reservations == 1, "sent without a reservation"
@@ -295,7 +303,7 @@ def legs_call(*failovers_s: float | None, patience_s: float | None = 60.0, max_f
 
 @settings(max_examples=300, deadline=None)
 @given(
-    script=st.lists(st.sampled_from([*FAULTS, "good", "down"]), max_size=40),
+    script=st.lists(st.sampled_from([*FAULTS, "good", "down", "back"]), max_size=40),
     interrupt_at=st.integers(-1, 60),
     failovers_s=st.lists(st.floats(0, 20), min_size=2, max_size=4),
     patience_s=st.floats(0, 60),
@@ -307,11 +315,11 @@ def test_the_rules_hold_with_several_routes(script, interrupt_at, failovers_s, p
     last = world.run(told)
     assert world.open_reservations == 0
     assert world.reserved == world.ended
-    turns = [c.leg for c in world.commands if isinstance(c, FallBack)]
-    assert turns == [(n + 1) % len(failovers_s) for n in range(len(turns))]
+    for leg, after in zip(world.legs, world.legs[1:], strict=False):
+        assert after < leg or after == leg + 1, "on to the next one, or back to an earlier one"
     assert sum(c.wait_s for c in world.commands if isinstance(c, Wait)) <= patience_s + 1e-9
     if isinstance(last, Finish):
-        assert world.stored[-1] == f"k{turns[-1] if turns else 0}"
+        assert world.stored[-1] == f"k{world.legs[-1]}"
     for before, after in zip(world.commands, world.commands[1:], strict=False):
         if isinstance(before, FallBack) and isinstance(after, LookUp):
             assert after.key == f"k{before.leg}"
@@ -353,3 +361,60 @@ def test_a_request_that_breaks_every_server_ends():
     last = world.run(legs_call(30.0, 30.0, patience_s=None, max_faults=3))
     assert isinstance(last, Fail)
     assert len([c for c in world.commands if isinstance(c, Send)]) <= 20
+
+
+# ------------------------------------------------------------------------ back to a route before
+
+
+def models(world: World) -> list[str]:
+    """Where the question was sent, in order."""
+    return [c.request.model for c in world.commands if isinstance(c, Send)]
+
+
+def test_a_call_in_line_goes_back_with_what_it_has_reserved():
+    """One look-up and one reservation for each turn that was taken, none for the way back."""
+    world = World(["down", "back"])
+    last = world.run(legs_call(5.0, 5.0))
+    assert isinstance(last, Finish)
+    assert last.answer.fingerprint == "k0"
+    assert models(world) == ["m0"]
+    kinds = [type(c) for c in world.commands]
+    turn = kinds.index(FallBack)
+    assert kinds[turn:] == [FallBack, LookUp, Reserve, Admit, Send, Store, Settle, Finish]
+
+
+def test_only_a_later_leg_may_be_left_for_an_earlier_one():
+    """The way back is offered to the driver at each wait in line, and to earlier legs alone."""
+    world = World(["down", "down", Overloaded("503"), "good"])
+    world.run(legs_call(5.0, 5.0, 5.0))
+    assert [c.earlier for c in world.commands if isinstance(c, Admit)] == [(), (0,), (0, 1), (0, 1)]
+
+
+def test_a_call_that_went_back_has_the_time_of_a_new_one_there():
+    """Refused again, it is sent on only after the failover time has passed once more."""
+    refusals = [Overloaded("503")] * 4
+    world = World(["down", "back", *refusals])
+    world.run(legs_call(4.0, 60.0))
+    assert models(world) == ["m0", "m0", "m0", "m1", "m1"]
+
+
+def test_the_repair_of_an_answer_stays_where_that_came_from():
+    """What is shown back to the model is its own answer."""
+    world = World(["down", SchemaMismatch("wrong", answer=BAD), "back", "good"])
+    last = world.run(legs_call(5.0, 5.0))
+    assert isinstance(last, Finish)
+    assert models(world) == ["m1", "m1"]
+    assert [c.earlier for c in world.commands if isinstance(c, Admit)] == [(), (0,), ()]
+
+
+def test_going_to_and_fro_gives_no_server_more_faults_than_its_own():
+    """Each route keeps its count; one that has used its tries up is not gone back to."""
+    script = [ServerFault("500")] * 3 + ["back", "good"]
+    world = World(script)
+    world.run(legs_call(600.0, 600.0, max_faults=2))
+    assert models(world) == ["m0", "m0", "m0", "m1"]
+    assert [c.earlier for c in world.commands if isinstance(c, Admit)][-1] == ()
+    fault = ServerFault("500")
+    world = World([fault, fault, "down", "back", fault, "good"])
+    world.run(legs_call(600.0, 600.0, max_faults=2))
+    assert models(world) == ["m0", "m0", "m0", "m1"], "two faults before, one after: those are its three"

@@ -288,6 +288,7 @@ def test_all_know_that_the_server_is_down_and_one_probes() -> None:
     for kernel in (prober, a, b, c):
         kernel.meet(12.6)
     assert not any(k.admission.open for k in (a, b, c))
+    assert [k.admission.closings for k in (a, b, c)] == [1, 1, 1], "who heard of it counts it, too"
 
 
 def test_the_right_to_probe_passes_on_when_its_holder_has_nothing_to_send() -> None:

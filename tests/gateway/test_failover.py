@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from deepseek_nb.adapters.auth import JWTBearer
-from deepseek_nb.sandbox import Sandbox
+from deepseek_nb.sandbox import FaultScript, Sandbox
 
 from .people import SECRETS, UPSTREAM_KEY, chat_body, new_client
 
@@ -222,6 +222,47 @@ def test_an_upstream_that_comes_back_is_found_by_a_probe(serve):
             with new_client(gateway, "boss", scope="metrics") as boss:
                 text = boss.get("/metrics").text
         assert 'deepseek_nb_gateway_upstream_probes{upstream="deepseek"}' in text
+
+
+def test_who_waits_in_line_for_another_goes_back_to_the_one_that_is_up_again(serve):
+    """Questions of priority 2 that were sent on to a slow upstream: what it has not begun, it loses."""
+    with (
+        Sandbox(count="estimate", time_scale=100) as first,
+        Sandbox(count="estimate", api_key=None, slots=1, first_token_s=2.0) as slow,
+    ):
+        gateway = serve(
+            before=first,
+            more=[stand_in(slow)],
+            failover="1s",
+            probe_every="0.2s",
+            tenants={"desk": {"concurrent": 200}},
+        )
+
+        async def load() -> list[tuple[httpx.Response, float]]:
+            client, ask = asks(gateway)
+            async with client:
+                await ask(0)
+                await asyncio.sleep(3.5)  # silent for so long, ten refusals show that it is down
+                first.faults = FaultScript.always("busy_503")
+                waiting = [asyncio.create_task(ask(1 + n, priority=2)) for n in range(12)]
+                await asyncio.sleep(2.5)
+                assert not all(task.done() for task in waiting)
+                first.faults = None
+                number = 100
+                while first.log.chats[-1].status != 200:
+                    number += 1
+                    await ask(number)  # the next question finds out
+                return await asyncio.gather(*waiting)
+
+        seen = asyncio.run(load())
+    assert [reply.status_code for reply, _ in seen] == [200] * 12
+    by = Counter(reply.headers["x-upstream"] for reply, _ in seen)
+    slowest_s = max(seconds for _, seconds in seen)
+    print(f"{dict(by)}, slowest {slowest_s:.1f} s")
+    assert by["deepseek"] >= 6
+    assert slowest_s < 15, "twelve would be 24 s at the slow one"
+    answered = [r.question_hash for r in (*first.log.chats, *slow.log.chats) if r.usable]
+    assert len(answered) == len(set(answered)), "none is asked twice"
 
 
 @pytest.mark.parametrize("allowed", [True, False])
