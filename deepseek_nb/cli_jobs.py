@@ -137,12 +137,14 @@ def _show(options: argparse.Namespace) -> int:
         reasons: Counter[str] = Counter()
         if counts["f"]:
             reasons.update(_reason(row.error_json) for row in journal.rows(job.name) if row.state == "f")
-    meta, schema = job.meta, job.meta.get("schema") or {}
+    damaged = room("batch.kept_spec").damage(job) is not None
+    meta = {} if damaged else job.meta
+    schema = meta.get("schema") or {}
     pending = counts["q"] + counts["r"]
     told = {
         "job": f"{job.name} ({job.state})",
         "begun": time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created)),
-        "asks": f"{meta.get('model')} at {meta.get('route')}",
+        "asks": "damaged in the ledger" if damaged else f"{meta.get('model')} at {meta.get('route')}",
         "system": meta.get("system") or "",
         "template": meta.get("template") or "",
         "columns": ", ".join(schema.get("properties", {})),
@@ -155,7 +157,9 @@ def _show(options: argparse.Namespace) -> int:
             print(f"{name:9} {_plain(text)}")
     for reason, count in reasons.most_common(REASONS):
         print(f"{'failed':9} {count:,} x {_plain(reason)}")
-    if pending or counts["f"]:
+    if damaged:
+        print("Go on with: the call that began it")
+    elif pending or counts["f"]:
         print(f"Go on with: deepseek-nb jobs {'resume' if pending else 'retry'} {job.name!r}")
     return 0
 

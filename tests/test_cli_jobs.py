@@ -157,6 +157,28 @@ def test_answers_are_exported_with_their_prompts_and_without_formulas(server, fo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.csv", "out.jsonl", "out.parquet"]
 
 
+def test_a_job_whose_description_is_damaged_is_not_exported(server, folder, shell, tmp_path):
+    """One byte of the ledger was flipped: no file is made, an old one stays, and the way out is told."""
+    begin(server, folder, 12, stop_after=5, schema=Ticket)
+    ledger, out = folder / "jobs.db", tmp_path / "out.csv"
+    content = bytearray(ledger.read_bytes())
+    content[content.index(b"What is this ticket")] ^= 1
+    ledger.write_bytes(content)
+    out.write_text("old")
+    for words in (("export", "tickets", str(out)), ("resume", "tickets"), ("retry", "tickets")):
+        told = shell(*words)
+        assert told.returncode == 2
+        said = " ".join(told.stderr.split())
+        assert "the job 'tickets' is damaged" in said
+        assert "Run the call that began it once more, with job='tickets'" in said
+        assert said.endswith("deepseek-nb jobs delete 'tickets'")
+    assert out.read_text() == "old"
+    shown = shell("tickets")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert re.search(r"asks +damaged in the ledger\n", shown.stdout)
+    assert "Go on with: the call that began it" in shown.stdout
+
+
 def test_a_cell_that_looks_like_a_formula_stays_text(server, folder, shell, tmp_path):
     with Client(base_url=server.base_url, api_key=server.api_key, data_dir=folder) as client:
         frame = pd.DataFrame({"text": ["1+1", "2+2"]})

@@ -60,9 +60,6 @@ def resume(
         journal = undo.enter_context(Journal(settings.data_dir / "jobs.db"))
         there = _job(journal, name)
         refuse_elsewhere(journal, name, None)
-        if (damaged := damage(there)) is not None:
-            damaged.hint = f"Run the call that began it once more: it may go on there. If not: {damaged.hint}"
-            raise damaged
         spec = spec_of(there.meta)
         if spec.digest(client.aio) != there.digest:
             raise _other(there, spec.meta(client.aio))
@@ -125,7 +122,8 @@ def job_frame(journal: Journal, name: str) -> pd.DataFrame:
 
     The prompt is the filled template, in whatever form the row was sent.
 
-    Sends nothing. Raises ConfigError where there is no job of that name.
+    Sends nothing. Raises ConfigError where there is no job of that name, and JobMismatch where what is kept
+    of it is damaged.
     """
     spec = spec_of(_job(journal, name).meta)
     prompts = list(journal.prompts(name))
@@ -145,9 +143,17 @@ def _prompt_name(schema: Schema | None) -> str:
 
 
 def _job(journal: Journal, name: str) -> JobRow:
+    """The job, whose description is as it was written down; raises what :func:`job_frame` does."""
     there = journal.job(name)
     if there is None:
         raise ConfigError(f"There is no job {name!r}.", hint="See them with: deepseek-nb jobs")
+    if (damaged := damage(there)) is not None:
+        damaged.hint = (
+            f"Run the call that began it once more, with job={name!r}: it says what is asked, so it goes on "
+            "there and mends the ledger. Until then the name alone does not do. If it says the same, take "
+            f"another job name, and: deepseek-nb jobs delete {name!r}"
+        )
+        raise damaged
     return there
 
 

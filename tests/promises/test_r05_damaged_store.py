@@ -10,12 +10,14 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from workers import MAX_TOKENS, QUESTION, frame_of, told
 
 from deepseek_nb.adapters.database import StoreDamaged
+from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.batch.apply import apply
-from deepseek_nb.batch.resume import resume
+from deepseek_nb.batch.resume import job_frame, resume
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import JobMismatch, StoreFailed
 from deepseek_nb.sandbox import Sandbox
@@ -88,6 +90,49 @@ def test_a_job_whose_description_is_damaged_goes_on_by_its_own_call(tmp_path):
             resume("j", client=client)
         assert "Run the call that began it once more" in caught.value.hint
         _work(server, tmp_path)
+        assert len(server.log) == paid
+        with Client(**told(server.base_url, server.api_key, tmp_path)) as client:
+            job = resume("j", client=client)
+            assert job.wait(20)
+            assert job.progress.done == ROWS, "that call mended the ledger"
+        assert len(server.log) == paid
+
+
+def test_a_flipped_byte_in_what_a_job_asks_gives_no_other_frame(tmp_path):
+    """Read by its name alone: the frame as it was, or the error that says it is damaged and what to do."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with Sandbox(count="estimate", time_scale=100) as server:
+        _work(server, good)
+        paid = len(server.log)
+        with Journal(good / "jobs.db") as journal:
+            whole = job_frame(journal, "j")
+        content = (good / "jobs.db").read_bytes()
+        places = [
+            content.index(word.encode()) + at
+            for word, at in [
+                ('{"template"', 0),  # no JSON any more
+                ('"template": "', 15),
+                (QUESTION, 3),
+                ("{{n}}", 2),
+                ('"model"', 1),
+                ('"thinking": false', 13),
+                ('"max_tokens": 30', 14),
+            ]
+        ]
+        for place in places:
+            shutil.copytree(good, bad)
+            flipped = bytearray(content)
+            flipped[place] ^= 1
+            (bad / "jobs.db").write_bytes(flipped)
+            with Journal(bad / "jobs.db") as journal:
+                with pytest.raises(JobMismatch, match="the job 'j' is damaged") as caught:
+                    job_frame(journal, "j")
+                assert "Run the call that began it once more, with job='j'" in caught.value.hint
+                assert "jobs delete 'j'" in caught.value.hint
+            _work(server, bad)
+            with Journal(bad / "jobs.db") as journal:
+                pd.testing.assert_frame_equal(job_frame(journal, "j"), whole)
+            shutil.rmtree(bad)
         assert len(server.log) == paid
 
 
