@@ -7,7 +7,7 @@ import os
 
 import pytest
 from hypothesis import settings
-from redis_server import RedisServer
+from redis_server import RedisServer, TlsRedis
 
 settings.register_profile("untimed", deadline=None)  # how fast the machine is, is no test
 settings.load_profile("untimed")
@@ -47,6 +47,15 @@ def redis_server():
     server = RedisServer().start()
     yield server
     server.close()
+
+
+@pytest.fixture
+def tls_redis(tmp_path):
+    """A real Redis with a certificate that nobody trusts of itself."""
+    made = TlsRedis(tmp_path)
+    made.server.start()
+    yield made
+    made.server.close()
 
 
 def _on_ci() -> bool:

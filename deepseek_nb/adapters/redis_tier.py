@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -99,7 +100,8 @@ class RedisTier:
     whether Redis is there and a word why, at each change. ``now`` is the wall clock. Nothing here raises for
     Redis' sake. Costs one round trip, some 0.2 ms.
 
-    Raises ConfigError where the package ``redis`` is missing or the url is none.
+    Raises ConfigError where the package ``redis`` is missing, the url is none, or a certificate that it
+    names cannot be read.
 
     >>> tier = RedisTier(Secret("redis://127.0.0.1:6379/0"))                     # doctest: +SKIP
     >>> await tier.get("@desk/deepseek/deepseek-flash_1f_2e")                    # doctest: +SKIP
@@ -308,7 +310,7 @@ class RedisTier:
     def _gone(self, error: Exception) -> None:
         if self.up and not self._closed:
             cause = error.__cause__ or error.__context__  # a wrong password is a lost connection
-            self.up, self.why = False, type(cause if isinstance(cause, self._errors) else error).__name__
+            self.up, self.why = False, _named(cause if isinstance(cause, self._errors) else error)
             self._told(False, self.why)
             self._start(self._return())
 
@@ -351,13 +353,27 @@ def _connected(url: Secret, within_s: float) -> tuple[Any, tuple[type[Exception]
             socket_connect_timeout=within_s,
             retry=Retry(NoBackoff(), 0),
         )
-        pool.connection_class(**pool.connection_kwargs)  # refuses an option that there is not
-    except (ValueError, TypeError):
+        connection = pool.connection_class(**pool.connection_kwargs)  # refuses an option that there is not
+    except (ValueError, TypeError, exceptions.RedisError):
         raise ConfigError(
             "The address of Redis is not taken.",
             hint="Such as: redis://127.0.0.1:6379/0, rediss://HOST or unix:///PATH",
         ) from None
+    try:
+        if (tls := getattr(connection, "ssl_context", None)) is not None:
+            tls.get()  # reads the certificates that the address names
+    except (OSError, ValueError, TypeError) as why:
+        raise ConfigError(
+            f"What the address of Redis says of TLS cannot be used: {getattr(why, 'strerror', None) or why}.",
+            hint="ssl_ca_certs= names a file with the certificates to trust (PEM), which can be read here.",
+        ) from None
     return Redis.from_pool(pool), (exceptions.RedisError, OSError), exceptions.ResponseError
+
+
+def _named(error: BaseException) -> str:
+    """An error's kind, and why a certificate is not trusted; nothing of what a server says."""
+    why = getattr(error, "verify_message", "") if isinstance(error, ssl.SSLCertVerificationError) else ""
+    return f"{type(error).__name__}: {why.rstrip('.')}" if why else type(error).__name__
 
 
 def _cancellations() -> int:

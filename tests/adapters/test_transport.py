@@ -9,10 +9,8 @@ import gzip
 import inspect
 import logging
 import pickle
-import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import time
 import traceback
@@ -22,6 +20,7 @@ import aiohttp.http_exceptions
 import httpx
 import pytest
 import zstandard
+from certificates import self_signed
 from raw_server import raw_server
 
 from deepseek_nb.adapters.auth import ApiKey
@@ -348,13 +347,7 @@ def test_an_unknown_host():
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A self-signed certificate for 127.0.0.1, good for a day."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-    pem, key = folder / "cert.pem", folder / "key.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext"
-    where = ["-keyout", str(key), "-out", str(pem)]
-    subprocess.run([*command.split(), "subjectAltName=IP:127.0.0.1", *where], check=True, capture_output=True)
+    pem, key = self_signed(tmp_path_factory.mktemp("tls"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
     return pem, context

@@ -174,6 +174,19 @@ def test_a_gateway_starts_without_its_redis(serve, redis_server):
     assert metric(gateway, 'redis_up{tier="redis"}') == 0
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_redis_that_speaks_tls_is_used_where_its_certificate_is_trusted(serve, tls_redis, caplog, trusted):
+    """Else it is as one that is gone: said once in the log, with the reason, and in the figures."""
+    with caplog.at_level("INFO", "deepseek_nb.gateway"):
+        gateway = serve(redis_url=tls_redis.trusting if trusted else tls_redis.url())
+        for number in range(3):
+            assert ask(gateway, f"Return exactly: {number}").status_code == 200
+        assert metric(gateway, 'redis_up{tier="redis"}') == trusted
+    said = [record.fields["why"] for record in caplog.records if record.fields["event"] == "redis"]
+    assert said == ([] if trusted else ["SSLCertVerificationError: self-signed certificate"])
+    assert len(tls_redis.server.names("deepseek_nb:1:answer:*")) == 3 * trusted
+
+
 def test_claims_are_extended_while_their_owner_lives(redis_server):
     async def story() -> tuple[bool, bool, bool, bool]:
         one, other = (RedisTier(Secret(redis_server.url), lease_s=0.6) for _ in range(2))

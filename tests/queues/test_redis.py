@@ -276,6 +276,90 @@ def test_an_option_that_there_is_not_is_said_at_once(url, tmp_path):
     Client(redis_url=url, data_dir=tmp_path, cache=False).close()  # it shares nothing
 
 
+# ------------------------------------------------------------------------------------------ TLS
+
+
+def test_answers_are_shared_where_the_certificate_is_trusted(machine, sandbox, tls_redis):
+    """``ssl_ca_certs=`` in the address names what to trust; warnings are errors here."""
+    check(ask(machine("a", redis_url=tls_redis.trusting)), 40)
+    second = ask(machine("b", redis_url=tls_redis.trusting))
+    check(second, 40)
+    assert second["cached"].all()
+    assert len(sandbox.log.chats) == 40
+    assert len(tls_redis.server.names("deepseek_nb:1:answer:*")) == 40
+    assert not tls_redis.server.names("*:claim:*")
+
+
+def test_a_redis_may_want_a_certificate_of_each_machine(machine, tls_redis):
+    """``ssl_certfile=`` and ``ssl_keyfile=`` name it; without one it is as a Redis that is gone."""
+    with tls_redis.server.client() as inside:
+        inside.config_set("tls-auth-clients", "yes")
+    own = f"&ssl_certfile={tls_redis.pem}&ssl_keyfile={tls_redis.key}"
+    check(ask(machine("a", redis_url=tls_redis.trusting + own), 5), 5)
+    assert len(tls_redis.server.names("deepseek_nb:1:answer:*")) == 5
+    with pytest.warns(RedisStanding, match="does not answer"):
+        check(ask(machine("b", redis_url=tls_redis.trusting), 5), 5)
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "why"),
+    [("127.0.0.1", False, "self-signed certificate"), ("localhost", True, "Hostname mismatch")],
+)
+def test_where_it_is_not_trusted_the_work_goes_on_without(machine, sandbox, tls_redis, host, trusted, why):
+    """One warning that says why, and nothing is sent there; every row is done."""
+    query = f"?ssl_ca_certs={tls_redis.pem}" if trusted else ""
+    client = machine("a", redis_url=tls_redis.url(query, host))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        check(ask(client), 40)
+        check(ask(client, 10, "second"), 10)
+        assert client.ask("Return exactly: done").text == "done"
+    said = [str(each.message) for each in heard if each.category is RedisStanding]
+    assert len(said) == 1
+    assert f"does not answer (SSLCertVerificationError: {why}" in said[0]
+    assert client.aio.redis.counts["errors"] >= 1
+    assert len(sandbox.log.chats) == 41
+    assert tls_redis.server.names() == []
+
+
+def test_a_redis_that_goes_and_comes_back_with_another_certificate(machine, tls_redis):
+    """It is used again only once the certificate is the one that is trusted."""
+    client, trusted = machine("a", redis_url=tls_redis.trusting), tls_redis.server.options
+    check(ask(client), 40)
+    tls_redis.server.kill()
+    with pytest.warns(RedisStanding, match="does not answer"):
+        check(ask(client, 60, "second"), 60)
+    tls_redis.trust("of somebody else")
+    tls_redis.server.start()
+    check(ask(client, 80, "third"), 80)
+    assert not client.aio.redis.up
+    assert tls_redis.server.names() == []
+    tls_redis.server.kill()
+    tls_redis.server.options = trusted
+    tls_redis.server.start()
+    until(lambda: client.aio.redis.up)
+    with pytest.warns(RedisStanding, match="answers again"):
+        check(ask(client, 100, "fourth"), 100)
+    assert len(tls_redis.server.names("deepseek_nb:1:answer:*")) >= 20
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("?ssl_ca_certs=/there/is/none.pem", "says of TLS cannot be used: No such file"),
+        ("?ssl_ca_certs={folder}/empty.pem", "says of TLS cannot be used"),
+        ("?ssl_certfile=/there/is/none.pem", "says of TLS cannot be used: No such file"),
+        ("?ssl_cert_reqs=perhaps", "address of Redis is not taken"),
+        ("?ssl_min_version=9", "says of TLS cannot be used"),
+    ],
+)
+def test_what_the_address_says_of_tls_is_checked_at_once(query, told, tmp_path):
+    """A file that is not there is a mistake of this machine, not a Redis that is gone."""
+    (tmp_path / "empty.pem").touch()
+    with pytest.raises(ConfigError, match=told):
+        Client(redis_url=f"rediss://127.0.0.1:1/0{query.format(folder=tmp_path)}", data_dir=tmp_path / "data")
+
+
 # ------------------------------------------------------------------------------------------ the tier itself
 
 
