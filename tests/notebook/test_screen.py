@@ -147,6 +147,17 @@ def test_waiting_says_why_how_often_how_long_and_what_it_cost(event, line):
     assert watched.lines == [line]
 
 
+def test_another_route_is_named_and_so_is_the_way_back():
+    """Whoever waits sees whom they wait for."""
+    watched = Watched()
+    watched.screen.take(CallEvent("fallback", 2, 0.0, error=Overloaded("x", status=503), route="local"))
+    watched.pass_s(0.001)
+    watched.screen.take(CallEvent("back", 2, 1.0, route="api.deepseek.com"))
+    watched.pass_s(0.5)
+    told = ["busy (503): asking local now, 0 s so far", "asking api.deepseek.com again, 0 s so far"]
+    assert watched.lines == told
+
+
 def test_a_request_that_the_server_holds_is_told_once():
     """Keep-alives come for minutes: one line that counts, until the next try."""
     watched = Watched()
