@@ -398,7 +398,8 @@ class Admission:
         """
         if not self.open:
             return True
-        others_probe = self._shared is not None and self._shared.others_probe
+        heard = now - self._met_s < self.tuning.probe_gap_s  # who is idle meets nobody: it may be long ago
+        others_probe = heard and self._shared is not None and self._shared.others_probe
         return now >= self.level.hold_until_s and not self._probing and not others_probe
 
     # -------------------------------------------------------------------------------------- silence

@@ -309,6 +309,27 @@ def test_the_right_to_probe_passes_on_when_its_holder_has_nothing_to_send() -> N
     assert len(other.pump(12.0)) == 1
 
 
+def test_a_kernel_that_met_nobody_since_does_not_take_a_probe_of_long_ago_for_one_that_is_out() -> None:
+    """One whose calls all go elsewhere has nothing to send, and so does not hear how the probe ended."""
+    a, b = kernels(2)
+    for kernel in (a, b):
+        kernel.ask(50, 0.0)
+        kernel.meet(0.1)
+    trip(a, 10.0)
+    for _, ticket in list(b.admission._line):
+        b.admission.leave(ticket, 10.0)
+    for ticket in b.held:
+        b.admission.leave(ticket, 10.0)
+    b.meet(10.1)
+    a.meet(10.2)
+    assert len(a.pump(12.0)) == 1
+    a.meet(12.1)
+    b.meet(12.2)
+    assert b.admission.meet_at() is None, "it is idle"
+    assert not b.admission.may_probe(12.3), "the other one is at it"
+    assert b.admission.may_probe(30.0)
+
+
 def test_503s_of_several_kernels_count_together() -> None:
     a, b = kernels(2)
     for kernel in (a, b):
