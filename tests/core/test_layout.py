@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_nb.core.layout.arrange import arrange, as_given
-from deepseek_nb.core.layout.estimate import cached_tokens, sampled, scale_of
+from deepseek_nb.core.layout.estimate import cached_tokens, led_tokens, sampled, scale_of
 from deepseek_nb.core.layout.order import (
     best_order,
     distinct,
@@ -157,6 +158,33 @@ def test_every_shared_beginning_has_two_leaders_that_part_behind_it(blocks):
         if place in led or deepest is None:
             continue
         assert hit(cache, row) >= (deepest + 1) * BLOCK_TOKENS
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_leaders_of_a_longer_beginning_have_the_shorter_one_already(blocks):
+    """Waited for wave by wave, two rows of each beginning pay for it, and no third one does."""
+    blocks = [0, *blocks[1:]]
+    lead = waves(blocks, least=1)
+    assert sorted(place for wave in lead for place in wave) == leaders(blocks)
+    hits = cached_tokens(
+        blocks, prefix_tokens=2 * BLOCK_TOKENS, waves=lead, in_flight=len(blocks), block=BLOCK_TOKENS
+    )
+    expected = 0
+    for depth in range(5):
+        beginnings = Counter(path[depth] for path in paths_of(blocks))
+        shared = [path[depth] for path in paths_of(blocks) if beginnings[path[depth]] > 2]
+        expected += (len(shared) - 2 * len(set(shared))) * (BLOCK_TOKENS if depth else 2 * BLOCK_TOKENS)
+    assert hits == expected
+    assert hits == led_tokens(blocks, prefix_tokens=2 * BLOCK_TOKENS, block=BLOCK_TOKENS)
+
+
+def test_a_small_wave_is_not_waited_for_on_its_own():
+    """From the third wave on: a handful of leaders goes with those before, many wait for them."""
+    branch = [0, 3, 3, 2, 1, 1]  # three rows share three blocks, four two, all six one
+    few, many = waves(branch * 20), waves(branch * 100)
+    assert list(map(len, few)) == [2, 78]
+    assert list(map(len, many)) == [2, 198, 100, 100]
+    assert waves(branch * 20, least=1) != few
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 8), st.booleans())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deepseek_nb.core.layout.estimate import cached_tokens, sampled
+from deepseek_nb.core.layout.estimate import led_tokens, sampled
 from deepseek_nb.core.layout.order import best_order, shared_fields
 from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 from deepseek_nb.core.layout.waves import LEADERS, waves
@@ -18,7 +18,6 @@ LEAST_TOKENS = 2.0
 """Uncached tokens that another order must save a row, in the mean, to be worth it."""
 CACHED_SAVES = 0.98
 """The part of a token's price that is saved where the cache has it."""
-IN_FLIGHT = 64
 WINDOWS, WINDOW_ROWS = 8, 500
 """Of a large table so many runs of so many rows are looked at."""
 REACHES = 8
@@ -95,16 +94,10 @@ def arrange(
     def paid(reach: int) -> float:
         """What a row pays in the mean, in uncached tokens, without what all ways have in common."""
         static = _static_tokens(prefix_tokens, reach, block)
-        hits = 0
-        for window in windows:
-            blocks = _blocks(window, static, block)
-            hits += cached_tokens(
-                blocks,
-                prefix_tokens=static // block * block,
-                waves=waves(blocks),
-                in_flight=IN_FLIGHT,
-                block=block,
-            )
+        own = static // block * block
+        hits = sum(
+            led_tokens(_blocks(window, static, block), prefix_tokens=own, block=block) for window in windows
+        )
         return static - hits / looked * CACHED_SAVES
 
     static = _static_tokens(prefix_tokens, 0, block)

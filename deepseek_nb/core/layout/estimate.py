@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deepseek_nb.core.layout.waves import LEADERS
 from deepseek_nb.core.prices import Price
 
-__all__ = ["Estimate", "cached_tokens", "sampled", "scale_of"]
+__all__ = ["Estimate", "cached_tokens", "led_tokens", "sampled", "scale_of"]
 
 SAMPLE_ROWS = 200
 """Two hundred rows foretell a table's tokens within 2% (nineteen times in twenty)."""
@@ -100,6 +101,25 @@ def cached_tokens(
                     break
             under_way.append(path)
     return total
+
+
+def led_tokens(row_blocks: Sequence[int], *, prefix_tokens: int, block: int) -> int:
+    """What :func:`cached_tokens` comes to where the leaders of every shared beginning are waited for.
+
+    All requests that share a beginning have it from the cache, but for the two that lead. Quicker, and
+    the same for the short run of rows as for the long table that it is taken from.
+
+    >>> led_tokens([0, 1, 1, 1], prefix_tokens=256, block=128)
+    768
+    """
+    starts = [0]  # where the run began that shares no block, one block, two, ... with the row before
+    led = 0
+    for row, blocks in enumerate((*row_blocks, -1)):
+        while len(starts) > blocks + 1:
+            many = max(0, row - starts.pop() - LEADERS)
+            led += many * (block if starts else prefix_tokens)
+        starts += [row - 1] * (blocks + 1 - len(starts))
+    return led
 
 
 def _paths(row_blocks: Sequence[int]) -> list[list[tuple[int, int]]]:

@@ -2,7 +2,8 @@
 
 The server keeps a beginning once it has seen two requests that share it, and the third is the first
 to pay less. Sent all at once, a group's rows would all leave before that. So the leaders of all groups
-go first; when they are back, the rest follows in order.
+go first, those of short beginnings before those of the longer ones in them, who then pay for the rest
+only; when all are back, the other rows follow in order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ __all__ = ["LEADERS", "leaders", "waves"]
 
 LEADERS = 2
 """Requests that a shared beginning takes before the next one hits it."""
+WAVE_ROWS = 64
+"""Fewer leaders are not waited for on their own: it would save about a tenth of a cent."""
 
 
 def leaders(shared_blocks: Sequence[int]) -> list[int]:
@@ -29,42 +32,53 @@ def leaders(shared_blocks: Sequence[int]) -> list[int]:
     >>> leaders([0, 1, 1, 1, 0, 2, 2])
     [0, 1, 4, 5]
     """
-    found: list[int] = []
-    runs = [(0, len(shared_blocks), 0)] if shared_blocks else []
-    upward: list[tuple[int, int, list[tuple[int, int]]]] = []
-    while runs:  # a beginning and the longer ones in it, without recursion
-        start, end, depth = runs.pop()
-        parts = _parts(shared_blocks, start, end, depth + 1)
-        while len(parts) == 1 and end - start > 1 and depth < max(shared_blocks[start + 1 : end]):
-            depth += 1
-            parts = _parts(shared_blocks, start, end, depth + 1)
-        upward.append((start, end, parts))
-        runs += [(first, last, depth + 1) for first, last in parts if last - first > LEADERS]
-    for _, _, parts in reversed(upward):
-        led = sum(last - first > LEADERS for first, last in parts)
-        alone = [first for first, last in parts if last - first <= LEADERS]
-        found += alone[: max(0, LEADERS - led)]
-    return sorted(found)
+    return sorted(_levels(shared_blocks))
 
 
-def waves(shared_blocks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def waves(shared_blocks: Sequence[int], *, least: int = WAVE_ROWS) -> tuple[tuple[int, ...], ...]:
     """Bring the leaders in waves, each of which is waited for before the next.
 
-    First two that share nothing but what all share, or the leaders behind would all pay for that.
+    First two that share nothing but what all share, or the leaders behind would all pay for that; then two
+    of each beginning next to that, and so on into the longer ones. From the third on, a wave of fewer than
+    ``least`` rows goes with the one before.
 
     >>> waves([0, 1, 1, 1, 0, 2, 2])
     ((0, 4), (1, 5))
+    >>> waves([0, 2, 2, 1, 1, 0, 0], least=1)
+    ((0, 5), (3,), (1,))
     """
-    lead = leaders(shared_blocks)
-    if len(lead) <= LEADERS:
-        return (tuple(lead),) if lead else ()
-    parts = next((place for place, blocks in enumerate(shared_blocks) if place > lead[0] and not blocks), 0)
-    second = next((place for place in lead if place >= parts > 0), lead[1])
-    rest = tuple(place for place in lead[1:] if place != second)
-    return (lead[0], second), rest
+    levels = _levels(shared_blocks)
+    found: list[list[int]] = []
+    for level in range(max(levels.values(), default=-1) + 1):
+        wave = [place for place, own in levels.items() if own == level]
+        if len(found) < 2 or len(wave) >= least:
+            found.append(wave)
+        else:
+            found[-1] += wave
+    return tuple(tuple(sorted(wave)) for wave in found if wave)
+
+
+def _levels(shared: Sequence[int]) -> dict[int, int]:
+    """The leaders, by place, and how many shared beginnings the one that each is there for lies in."""
+    runs = [(0, len(shared), 0)] if shared else []  # those of longer beginnings behind those they lie in
+    parts_of: list[list[tuple[int, int]]] = []
+    while len(parts_of) < len(runs):
+        start, end, level = runs[len(parts_of)]
+        parts = _parts(shared, start, end, min(shared[start + 1 : end], default=0))
+        parts_of.append(parts)
+        runs += [(first, last, level + 1) for first, last in parts if last - first > LEADERS]
+    levels: dict[int, int] = {}
+    first_of: dict[tuple[int, int], int] = {}  # the leader that each run's own beginning has first
+    for (start, end, level), parts in zip(reversed(runs), reversed(parts_of), strict=True):
+        longer = [first_of[part] for part in parts if part in first_of]
+        alone = [first for first, last in parts if last - first <= LEADERS]
+        chosen = (longer[:LEADERS] + alone)[:LEADERS]
+        first_of[start, end] = chosen[0]
+        levels.update(dict.fromkeys(chosen, level))
+    return levels
 
 
 def _parts(shared: Sequence[int], start: int, end: int, depth: int) -> list[tuple[int, int]]:
-    """The runs of rows that share ``depth`` blocks, as (first, behind the last)."""
-    cuts = [start, *(place for place in range(start + 1, end) if shared[place] < depth), end]
+    """The runs of rows that share more than ``depth`` blocks, as (first, behind the last)."""
+    cuts = [start, *(place for place in range(start + 1, end) if shared[place] <= depth), end]
     return list(pairwise(cuts))
