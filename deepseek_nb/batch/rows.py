@@ -72,7 +72,15 @@ class Rows:
                 for upto in range(1, len(order) + 1)
             ]
 
-        return arrange(columns, self.form.extra_chars(), heads, prefix_tokens=prefix_tokens, block=block)
+        moved = replace(self.form, order=tuple(reversed(self.form.given.order)))
+        return arrange(
+            columns,
+            self.form.extra_chars(),
+            heads,
+            prefix_tokens=prefix_tokens,
+            order_tokens=count(moved.instruction()) - count(self.form.given.instruction()),
+            block=block,
+        )
 
 
 def read_rows(

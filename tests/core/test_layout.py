@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from deepseek_nb.core.layout.arrange import arrange, as_given
 from deepseek_nb.core.layout.estimate import cached_tokens, led_tokens, sampled, scale_of
+from deepseek_nb.core.layout.groups import Groups
 from deepseek_nb.core.layout.order import (
-    best_order,
     distinct,
+    first_orders,
     length_per_bit,
     scatter,
     shared_fields,
@@ -73,9 +74,11 @@ def test_orders_are_orders_of_the_fields(rows):
     """Each method gives every field once; equal beginnings then stand side by side."""
     columns = [list(column) for column in zip(*rows, strict=True)]
     names = [5] * len(columns)
-    for order in (statistics_order(columns, names), length_per_bit(columns, names)):
+    better = Groups(columns, names, [0.25] * len(columns)).better(range(len(columns)))
+    for order in (statistics_order(columns, names), length_per_bit(columns, names), better):
         assert sorted(order) == list(range(len(columns)))
-    order = best_order(columns, names).fields
+    assert set(first_orders(columns, names)) >= {tuple(range(len(columns))), length_per_bit(columns, names)}
+    order = better
     places, shared = shared_fields(columns, order)
     assert sorted(places) == list(range(len(rows)))
     seen = set()
@@ -97,6 +100,125 @@ def test_length_per_bit_puts_long_and_certain_fields_first():
     assert order[0] == 2
     assert order[-1] == 0
     assert order.index(3) < order.index(1)
+
+
+def had_tokens(rows, order, names, weights, tokens_of):
+    """What the cache has of these rows, counted one by one, where so many tokens come to ``tokens_of``."""
+    had = 0.0
+    many = [
+        Counter(tuple(row[field] for field in order[:upto]) for row in rows) for upto in range(len(order))
+    ]
+    for row in rows:
+        shared = 0.0
+        for upto, field in enumerate(order):
+            before = shared
+            shared += names[field] * weights[field]
+            if upto:
+                shared += len(row[order[upto - 1]]) * weights[order[upto - 1]]
+            sharers = many[upto][tuple(row[field] for field in order[:upto])]
+            had += (tokens_of(shared) - tokens_of(before)) * max(0.0, 1 - 2 / sharers)
+    return had / len(rows)
+
+
+different_rows = tables.map(lambda rows: list(dict.fromkeys(rows)))
+weighed = st.lists(st.sampled_from([0.0, 0.2, 0.25, 1.0]), min_size=4, max_size=4)
+
+
+@given(different_rows, weighed, st.lists(st.integers(0, 12), min_size=4, max_size=4), st.data())
+def test_groups_have_what_all_their_rows_but_two_share(rows, weights, names, data):
+    """Token by token and block by block, as counted row by row, whatever the order of fields."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    order = data.draw(st.permutations(range(len(columns))))
+    groups = Groups(columns, names[: len(columns)], weights[: len(columns)])
+    told = groups.repeated_tokens(order)
+    assert told == pytest.approx(had_tokens(rows, order, names, weights, float))
+    firsts = [20.0, 100.0, 128.0]
+    told = groups.block_hits(order, firsts, BLOCK_TOKENS)
+    for first, hits in zip(firsts, told, strict=True):
+        counted = had_tokens(
+            rows,
+            order,
+            names,
+            weights,
+            lambda tokens, first=first: max(0, (tokens - first) // BLOCK_TOKENS + 1),
+        )
+        assert hits == pytest.approx(counted)
+
+
+@given(different_rows, weighed, st.data())
+def test_a_field_is_moved_only_to_where_more_is_had(rows, weights, data):
+    """No order is made worse."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    order = data.draw(st.permutations(range(len(columns))))
+    groups = Groups(columns, [7] * len(columns), weights[: len(columns)])
+    found = groups.better(order)
+    assert groups.repeated_tokens(found) >= groups.repeated_tokens(order) - 1e-9
+
+
+def test_groups_are_foretold_from_a_part_of_the_rows():
+    """A large table is looked at in part: what that says is near what all of it does."""
+    rows = [(f"a town {row % 7}", f"street {row * row % 301}", f"house {row}") for row in range(6_000)]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    names, weights = [4, 4, 4], [1.0, 1.0, 1.0]
+    exact = Groups(columns, names, weights, bits=1 << 40)
+    part = Groups(columns, names, weights, among_rows=1_000, bits=1 << 20)
+    for order in ((0, 1, 2), (1, 0, 2), (2, 1, 0)):
+        assert part.repeated_tokens(order) == pytest.approx(exact.repeated_tokens(order), rel=0.1)
+    assert had_tokens(rows, (1, 0, 2), names, weights, float) == pytest.approx(
+        exact.repeated_tokens((1, 0, 2)), rel=0.02
+    )
+
+
+def test_what_is_paid_decides_and_not_what_neighbours_share():
+    """Pairs with a long text in common share the most characters; the cache has it for the third row only."""
+    pair = [f"case {row // 2:03d}: " + "in the words of the one who wrote " * 30 for row in range(400)]
+    branch = [f"branch {row % 8} of the bank: " + "deposits, loans and cards " * 16 for row in range(400)]
+    number = [f"{row * 7919 % 400:03d}" for row in range(400)]
+    columns, names = [pair, number, branch], [0, 0, 0]
+
+    def heads(row, order):
+        return [
+            sum(len(columns[field][row]) // 4 for field in order[:upto]) for upto in range(1, len(order) + 1)
+        ]
+
+    def shared_chars(order):
+        places, shared = shared_fields(columns, order)
+        return sum(
+            len(columns[field][row])
+            for row, fields in zip(places, shared, strict=True)
+            for field in order[:fields]
+        )
+
+    found = arrange(columns, names, heads, prefix_tokens=100)
+    assert found.fields[0] == 2
+    pairs_first = (0, 2, 1)
+    assert shared_chars(pairs_first) > shared_chars(found.fields)
+    cached = cached_tokens(
+        found.blocks, prefix_tokens=BLOCK_TOKENS, waves=found.waves, in_flight=64, block=BLOCK_TOKENS
+    )
+    blocks = [2 * fields for fields in shared_fields(columns, pairs_first)[1]]
+    assert cached > 1.5 * cached_tokens(
+        blocks, prefix_tokens=BLOCK_TOKENS, waves=waves(blocks), in_flight=64, block=BLOCK_TOKENS
+    )
+
+
+def test_an_order_is_worth_what_it_adds_to_the_static_beginning():
+    """Where the names have to be listed for it, they are weighed against what the rows then share."""
+    place = [
+        "a place of some length, in the north of the country"
+        if row % 2
+        else "the other one of these places, which is in the south"
+        for row in range(300)
+    ]
+    columns = [[f"{row:03d}" + " and a text that is its own" * 16 for row in range(300)], place]
+
+    def heads(row, order):
+        return [
+            sum(len(columns[field][row]) // 4 for field in order[:upto]) for upto in range(1, len(order) + 1)
+        ]
+
+    assert arrange(columns, [1, 1], heads, prefix_tokens=122).fields == (1, 0)
+    assert arrange(columns, [1, 1], heads, prefix_tokens=122, order_tokens=300) == as_given(300, 2)
 
 
 def test_a_small_table_stays_as_it_is():
@@ -176,6 +298,17 @@ def test_leaders_of_a_longer_beginning_have_the_shorter_one_already(blocks):
         expected += (len(shared) - 2 * len(set(shared))) * (BLOCK_TOKENS if depth else 2 * BLOCK_TOKENS)
     assert hits == expected
     assert hits == led_tokens(blocks, prefix_tokens=2 * BLOCK_TOKENS, block=BLOCK_TOKENS)
+
+
+def test_leaders_are_not_those_who_may_share_more_than_they_are_known_to():
+    """Neighbours are the most alike: were they to lead, the server would keep a longer beginning."""
+    blocks = [0] * 9
+    paths = [[("static",), ("more", place // 3), (place, 2), (place, 3)] for place in range(9)]
+    rows = [tokens_of(path) for path in paths]
+    cache = PrefixCache("strict")
+    for place in waves(blocks)[0]:
+        store(cache, rows[place])
+    assert hit(cache, rows[4]) == BLOCK_TOKENS
 
 
 def test_a_small_wave_is_not_waited_for_on_its_own():

@@ -1,24 +1,22 @@
-"""Which rows are equal, and the order of fields and rows in which neighbours share the longest beginning.
+"""Which rows are equal, orders of fields to begin with, and rows in the order in which equal beginnings meet.
 
-One order of fields serves the whole table, so that rows can be sent as bare values. It is found
-on a sample by *length per bit*: the next field is the one with the most characters for each bit of
-entropy that it adds to the fields before it. A long field that follows from the others comes early, a
-number that is new in every row comes last.
+One order of fields serves the whole table, so that rows can be sent as bare values. A good one to begin
+with is found on a sample by *length per bit*: the next field is the one with the most characters for
+each bit of entropy that it adds to the fields before it. A long field that follows from the others comes
+early, a number that is new in every row comes last. ``groups`` makes it better.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import compress, pairwise
 from math import log2
-from operator import add
+from operator import add, indexOf, ne
 
 __all__ = [
-    "Order",
-    "best_order",
     "distinct",
+    "first_orders",
     "length_per_bit",
     "scatter",
     "shared_fields",
@@ -30,17 +28,6 @@ SAMPLE_ROWS = 4_000
 LOOKED_AT = 6
 """Fields that are measured again at each step: those that were best at their last measurement."""
 LEAST_BITS = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """An order of fields, by position, and the characters at its head that a row shares with the one before.
-
-    ``shared_chars`` is the mean over the sampled rows, sorted by this order.
-    """
-
-    fields: tuple[int, ...]
-    shared_chars: float
 
 
 def distinct(rows: Iterable[Hashable]) -> tuple[list[int], list[int]]:
@@ -84,14 +71,8 @@ def length_per_bit(columns: Sequence[Sequence[str]], names_chars: Sequence[int])
     ``names_chars`` is what else stands in a row for each field: its name and marks, nothing for bare
     values.
     """
-    return _length_per_bit(columns, names_chars, [_codes(column) for column in columns])
-
-
-def _length_per_bit(
-    columns: Sequence[Sequence[str]], names_chars: Sequence[int], codes: Sequence[list[int]]
-) -> tuple[int, ...]:
     chars = [_mean_chars(column) + extra for column, extra in zip(columns, names_chars, strict=True)]
-    coded = dict(enumerate(codes))
+    coded = dict(enumerate(map(_codes, columns)))
     rows = len(columns[0]) if columns else 0
     bits_of = [0.0, *(n * log2(n) for n in range(1, rows + 1))]
     group = [0] * rows
@@ -118,68 +99,36 @@ def _length_per_bit(
     return (*order, *rest)
 
 
-def best_order(
+def first_orders(
     columns: Sequence[Sequence[str]], names_chars: Sequence[int], *, sample_rows: int = SAMPLE_ROWS
-) -> Order:
-    """Find the order that repeats the most characters: as given, by statistics, or by length per bit.
+) -> list[tuple[int, ...]]:
+    """Give orders to begin with: as given, by statistics, by length per bit.
 
     ``columns`` hold the texts of distinct rows. Looks at ``sample_rows`` of them, evenly spread.
 
-    >>> best_order([["1", "2", "3"], ["a long text", "a long text", "b"]], [0, 0]).fields
-    (1, 0)
+    >>> first_orders([["1", "2", "3"], ["a long text", "a long text", "b"]], [0, 0])
+    [(0, 1), (1, 0)]
     """
     step = max(1, -(-len(columns[0]) // sample_rows)) if columns else 1
     sample = [column[::step] for column in columns]
-    codes = [_codes(column) for column in sample]
-    bare = [0] * len(columns)
-    orders = {
-        tuple(range(len(columns))): None,
-        statistics_order(sample, names_chars): None,
-        _length_per_bit(sample, names_chars, codes): None,
-    }
-    if any(names_chars):
-        orders[_length_per_bit(sample, bare, codes)] = None
-    found = [Order(order, _shared_chars(sample, names_chars, codes, order)) for order in orders]
-    return max(found, key=lambda order: order.shared_chars)
+    given = tuple(range(len(columns)))
+    found = [given, statistics_order(sample, names_chars), length_per_bit(sample, names_chars)]
+    return list(dict.fromkeys(found))
 
 
 def shared_fields(columns: Sequence[Sequence[str]], fields: Sequence[int]) -> tuple[list[int], list[int]]:
     """Bring equal beginnings together: the rows' places, and how many fields each shares with the one before.
 
     >>> shared_fields([["b", "a", "b"], ["1", "1", "2"]], [0, 1])
-    ([0, 2, 1], [0, 1, 0])
+    ([1, 0, 2], [0, 0, 1])
     """
-    return _neighbours([_codes(columns[field]) for field in fields] if columns else [])
-
-
-def _neighbours(codes: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-    if not codes or not codes[0]:
-        return [], []
-    rows = list(zip(*codes, strict=True))
+    rows = list(zip(*(columns[field] for field in fields), strict=True))
     places = sorted(range(len(rows)), key=rows.__getitem__)
-    shared = [0]
-    for before, after in pairwise(places):
-        count = 0
-        for one, other in zip(rows[before], rows[after], strict=True):
-            if one != other:
-                break
-            count += 1
-        shared.append(count)
+    many = len(fields)
+    shared = [0] if rows else []
+    for before, after in pairwise(map(rows.__getitem__, places)):
+        shared.append(many if before == after else indexOf(map(ne, before, after), True))
     return places, shared
-
-
-def _shared_chars(
-    columns: Sequence[Sequence[str]],
-    names_chars: Sequence[int],
-    codes: Sequence[Sequence[int]],
-    fields: Sequence[int],
-) -> float:
-    places, shared = _neighbours([codes[field] for field in fields])
-    total = 0
-    for row, count in zip(places, shared, strict=True):
-        for field in fields[:count]:
-            total += len(columns[field][row]) + names_chars[field]
-    return total / max(1, len(places))
 
 
 def _mean_chars(column: Sequence[str]) -> float:

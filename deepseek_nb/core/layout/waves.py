@@ -25,12 +25,13 @@ def leaders(shared_blocks: Sequence[int]) -> list[int]:
     ``shared_blocks[i]`` is how many whole blocks, behind what all rows share, row ``i`` has in common
     with the one before it. Rows with a common beginning stand side by side. Each beginning that is
     shared by more than two rows gets two leaders that differ right behind it, those of longer beginnings
-    counted.
+    counted. They stand as far apart as can be: the less two rows have in common beyond whole blocks, the
+    surer it is that the server sees where their beginning ends.
 
     >>> leaders([0, 0, 0, 0])
-    [0, 1]
+    [0, 3]
     >>> leaders([0, 1, 1, 1, 0, 2, 2])
-    [0, 1, 4, 5]
+    [0, 3, 4, 6]
     """
     return sorted(_levels(shared_blocks))
 
@@ -43,9 +44,9 @@ def waves(shared_blocks: Sequence[int], *, least: int = WAVE_ROWS) -> tuple[tupl
     ``least`` rows goes with the one before.
 
     >>> waves([0, 1, 1, 1, 0, 2, 2])
-    ((0, 4), (1, 5))
+    ((0, 4), (3, 6))
     >>> waves([0, 2, 2, 1, 1, 0, 0], least=1)
-    ((0, 5), (3,), (1,))
+    ((0, 6), (4,), (2,))
     """
     levels = _levels(shared_blocks)
     found: list[list[int]] = []
@@ -72,7 +73,12 @@ def _levels(shared: Sequence[int]) -> dict[int, int]:
     for (start, end, level), parts in zip(reversed(runs), reversed(parts_of), strict=True):
         longer = [first_of[part] for part in parts if part in first_of]
         alone = [first for first, last in parts if last - first <= LEADERS]
-        chosen = (longer[:LEADERS] + alone)[:LEADERS]
+        if len(longer) > 1:
+            chosen = [longer[0], longer[-1]]
+        elif longer:
+            chosen = longer + sorted(alone, key=lambda place: abs(place - longer[0]))[-1:]
+        else:
+            chosen = alone[:1] + alone[1:][-1:]
         first_of[start, end] = chosen[0]
         levels.update(dict.fromkeys(chosen, level))
     return levels
