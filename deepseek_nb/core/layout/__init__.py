@@ -4,7 +4,7 @@ Rules of these rooms: columns of texts in, positions and numbers out; how a text
 argument. Nothing here knows what a row says, and no answer depends on what is decided here: a plan
 changes the bill, the keys under which answers are kept stay the same.
 
-``order``: equal rows, orders of fields to begin with; ``groups``: which order is best; ``prefix``: the
-static beginning, padded to whole blocks of the server's cache; ``waves``: who leads; ``arrange``: all of
-that for one job; ``estimate``: what it comes to.
+``order``: equal rows, orders of fields to begin with; ``field_tokens``: what a field takes in a row;
+``groups``: which order is best; ``prefix``: the static beginning, padded to whole blocks of the server's
+cache; ``waves``: who leads; ``arrange``: all of that for one job; ``estimate``: what it comes to.
 """

@@ -18,6 +18,7 @@ from itertools import accumulate
 from operator import add, and_, mul
 
 from deepseek_nb.core.layout.estimate import sampled
+from deepseek_nb.core.layout.field_tokens import FieldTokens
 from deepseek_nb.core.layout.waves import LEADERS
 
 __all__ = ["Groups"]
@@ -40,10 +41,10 @@ VALUES_AT_ONCE = 255
 class Groups:
     """Some rows of a table, and how many others each of them shares its beginnings with.
 
-    ``columns`` are the texts of distinct rows, ``extra_chars`` what a row has for each field before its
-    value, ``weights`` the tokens of a character of each field.
+    ``columns`` are the texts of distinct rows, ``tokens`` what each text comes to in its field.
 
-    >>> groups = Groups([["a", "b", "a", "a"], ["1", "2", "3", "4"]], [0, 0], [1.0, 1.0])
+    >>> tokens = [FieldTokens(lambda text: len(text or ""), 0)] * 2
+    >>> groups = Groups([["a", "b", "a", "a"], ["1", "2", "3", "4"]], tokens)
     >>> groups.repeated_tokens((0, 1))  # "a" is had once: two of its three rows lead
     0.25
     """
@@ -51,8 +52,7 @@ class Groups:
     def __init__(
         self,
         columns: Sequence[Sequence[str]],
-        extra_chars: Sequence[int],
-        weights: Sequence[float],
+        tokens: Sequence[FieldTokens],
         *,
         among_rows: int = AMONG_ROWS,
         bits: int = BITS,
@@ -66,10 +66,10 @@ class Groups:
         self._looked = len(looked)
         self._all = (1 << many) - 1
         self._alike = [_alike(column, looked) for column in among]
-        self._names = [extra * weight for extra, weight in zip(extra_chars, weights, strict=True)]
+        self._names = [texts.name for texts in tokens]
         self._values = [
-            [len(column[row]) * weight for row in looked]
-            for column, weight in zip(among, weights, strict=True)
+            [max(0.0, texts[column[row]] - texts.name) for row in looked]
+            for column, texts in zip(among, tokens, strict=True)
         ]
 
     def repeated_tokens(self, order: Sequence[int]) -> float:
