@@ -12,13 +12,17 @@ import pandas as pd
 from deepseek_nb.batch.form import Form, Layout, compact_json, form_of
 from deepseek_nb.core.errors import FrameError, TemplateError
 from deepseek_nb.core.layout.arrange import Arrangement, arrange, as_given
+from deepseek_nb.core.layout.field_tokens import CountField
 from deepseek_nb.core.layout.order import distinct
 from deepseek_nb.core.template import Template
+from deepseek_nb.core.tokens import estimate_tokens
 
 __all__ = ["Rows", "kept_rows", "read_rows"]
 
 ANY_VALUE = '"a"'
 """A value of one token, the marks around it apart."""
+ESTIMATED_AT_ONCE = 10
+"""An estimate goes by tenths of a token, rounded up: of so many texts it is exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +72,27 @@ class Rows:
         if len(places) < len(self.prompts):
             columns = [[column[place] for place in places] for column in columns]
 
-        before, after = self.form.others
-        alone = count(before + after)
-
-        def count_field(field: int, text: str | None) -> int:
-            value = text or ANY_VALUE
-            return count(before + self.form.field_text(field, value) + after) - alone - (text is None)
-
         moved = replace(self.form, order=tuple(reversed(self.form.given.order)))
         return arrange(
             columns,
             self.form.extra_chars(),
-            count_field,
+            self.field_counter(count),
             prefix_tokens=prefix_tokens,
             order_tokens=count(moved.instruction()) - count(self.form.given.instruction()),
             block=block,
         )
+
+    def field_counter(self, count: Callable[[str], int]) -> CountField:
+        """What counts the tokens of one field where it stands between two others."""
+        before, after = self.form.others
+        alone = count(before + after)
+        times = ESTIMATED_AT_ONCE if count is estimate_tokens else 1
+
+        def count_field(field: int, text: str | None) -> float:
+            value = self.form.field_text(field, ANY_VALUE if text is None else text)
+            return (count(before + value * times + after) - alone) / times - (text is None)
+
+        return count_field
 
 
 def read_rows(

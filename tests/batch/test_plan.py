@@ -13,9 +13,12 @@ import pytest
 import deepseek_nb as ds
 from deepseek_nb import data
 from deepseek_nb.batch.call import arranged, work_of
+from deepseek_nb.batch.rows import read_rows
 from deepseek_nb.core import errors
+from deepseek_nb.core.tokens import estimate_tokens
 from deepseek_nb.core.vocabulary import Vocabulary
 from deepseek_nb.sandbox import Sandbox
+from deepseek_nb.sandbox.tokens import make_counter
 
 ASK = "Sort this ticket: {{text}}"
 CREDIT_FIELDS = (
@@ -50,6 +53,22 @@ def credit():
 def reviews():
     frame = pd.read_csv(REVIEWS, keep_default_na=False)
     return frame, "Does the customer recommend it? {{title}} {{review_text}} {{department_name}}", Review
+
+
+@pytest.mark.parametrize("layout", ["keyed", "compact"])
+@pytest.mark.parametrize("rule", ["vocabulary", "estimate"])
+def test_a_row_has_the_tokens_of_its_fields(rule, layout):
+    """Each field is counted by itself, and all of them together are the row, give or take its two ends."""
+    frame, template, _ = credit()
+    rows = read_rows(frame, template, layout=layout)
+    count = estimate_tokens if rule == "estimate" else make_counter(rule).count
+    tokens = rows.field_counter(count)
+    for place in range(0, len(frame), 25):
+        fields = sum(tokens(field, column[place]) for field, column in enumerate(rows.values))
+        assert count(rows.form.message(rows.prompts[place])) == pytest.approx(fields, abs=2)
+    assert all(
+        tokens(field, None) < tokens(field, rows.values[field][0]) for field in range(len(rows.values))
+    )
 
 
 @pytest.mark.parametrize("layout", ["keyed", "compact"])

@@ -182,6 +182,10 @@ def test_the_texts_of_a_field_are_counted_as_long_as_they_are_few():
     assert all(tokens[text] == pytest.approx(15, rel=0.1) for text in many)
     assert len(counted) == 1 + COUNTED
     assert tokens.begun("000001", 3) == 3 + 6
+    counted.clear()
+    long = FieldTokens(count, 4)
+    assert long["a" * 99_999] + long["b" * 10] + long["c" * 20] > 200_000
+    assert len(counted) == 2, "the name and the long text, which is enough"
 
 
 def test_groups_are_foretold_from_a_part_of_the_rows():

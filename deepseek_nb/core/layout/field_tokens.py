@@ -7,7 +7,8 @@ from collections.abc import Callable
 __all__ = ["CountField", "FieldTokens"]
 
 COUNTED = 128
-"""Texts of a field that are counted; where there are more, they are mostly of a kind."""
+COUNTED_CHARS = 100_000
+"""Of a field so many texts are counted, or as many as have so many characters: more are mostly of a kind."""
 CountField = Callable[[int, str | None], float]
 """Of a field, by position, and a text of its column: the tokens that a row has more with it.
 
@@ -28,11 +29,11 @@ class FieldTokens(dict[str, float]):
         self._count = count
         self._extra_chars = extra_chars
         self._chars = self._tokens = 0.0
-        self.name = count(None)
+        self.name = max(0.0, count(None))
 
     def __missing__(self, text: str) -> float:
         chars = len(text) + self._extra_chars
-        if len(self) < COUNTED:
+        if len(self) < COUNTED and self._chars < COUNTED_CHARS:
             tokens = self._count(text)
             self._chars += chars
             self._tokens += tokens

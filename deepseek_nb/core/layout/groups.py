@@ -23,10 +23,10 @@ from deepseek_nb.core.layout.waves import LEADERS
 
 __all__ = ["Groups"]
 
-AMONG_ROWS = 16_384
+AMONG_ROWS = 8_192
 """Rows are looked for among so many, evenly spread; where there are more, each stands for several."""
 MOST_ROWS = 1_024
-BITS = 1 << 27
+BITS = 1 << 26
 """Up to ``MOST_ROWS`` rows are looked at: as many as keep all their numbers together within so many bits."""
 FARTHEST = 40
 """Places that a field is moved at the most, or a wide table would take too long."""
