@@ -2,7 +2,7 @@
 
 The client is pinned to one core and the server to another. Every client answers the same rows of a
 pandas frame and gives checked columns back; ours also commits every answer to its ledger and store.
-Each runs in a process of its own; the figures are the median of ``--runs``.
+Each runs in a process of its own, by turns; the figures are the median of ``--runs``.
 
     python benchmarks/bulk.py                                   # those that are installed
     python benchmarks/bulk.py --peers-python /tmp/peers/bin/python --rows 10000 --concurrency 64,1000
@@ -43,12 +43,13 @@ def main() -> int:
     print(_about(options))
     failed = False
     for concurrency in options.concurrency:
-        told = []
-        for name in options.clients:
-            runs = [measure(name, concurrency, options) for _ in range(options.runs)]
-            for which in range(len(runs[0])):
-                told.append(_median([run[which] for run in runs]))
-                print(_line(told[-1]), file=sys.stderr, flush=True)
+        runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in options.clients}
+        for number in range(options.runs):  # by turns: a machine is quicker at one time than at another
+            for name in options.clients:
+                runs[name].append(measure(name, concurrency, options))
+                for each in runs[name][-1]:
+                    print(f"run {number + 1}: {_line(each)}", file=sys.stderr, flush=True)
+        told = [_median(list(which)) for client in runs.values() for which in zip(*client, strict=False)]
         failed = failed or any("error" in each for each in told)
         print(f"\n{options.rows:,} rows, {concurrency:,} in flight, answers after {options.latency:g} s\n")
         print(table(told))
