@@ -401,17 +401,22 @@ class JobRun:
         gone: asyncio.CancelledError | None = None
         self._on_the_wire[task] = True
         try:
-            try:
-                await writing
-            except asyncio.CancelledError as cancelled:  # once it is done, not before
-                gone = cancelled
-                writing.result()
-        except StoreFailed as error:
-            self.unsaved.update((item.key, text) for item, _, text in answers)
-            self.stop(error)
-            return error
+            await writing
+        except asyncio.CancelledError as cancelled:
+            gone = cancelled  # this comes when all is done
+        except StoreFailed:
+            pass
         finally:
             del self._on_the_wire[task]
+        failed = writing.exception()
+        if failed is not None:
+            if not isinstance(failed, StoreFailed):
+                raise failed
+            self.unsaved.update((item.key, text) for item, _, text in answers)
+            self.stop(failed)
+            if gone is not None:
+                raise gone
+            return failed
         store = self.client.store
         full = self.client.not_saved or self.journal.disk_full
         if store is not None:

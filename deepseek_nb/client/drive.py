@@ -176,10 +176,8 @@ class Drive:
             self.errand.on_kept(command.answer, text)
         try:
             await writing
-        except (
-            asyncio.CancelledError
-        ) as gone:  # it is written all the same, and before this comes: it is paid
-            self.cancelled = gone
+        except asyncio.CancelledError as gone:
+            self.cancelled = gone  # this comes when the paid answer is written
         except StoreFailed:
             pass
         failed = writing.exception()

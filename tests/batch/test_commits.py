@@ -15,6 +15,7 @@ from deepseek_nb.batch.progress import Progress
 from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import JobSpec
 from deepseek_nb.client.aio import AsyncClient
+from deepseek_nb.core.errors import StoreFailed
 from deepseek_nb.sandbox import Sandbox
 
 PROMPT = "Rate ticket 1"
@@ -90,6 +91,29 @@ def test_a_run_that_is_cancelled_waits_for_the_ledger(slow, tmp_path):
             assert run.progress.done == 1
             assert journal.counts("j")["d"] == 1
             assert journal.job("j").spent_usd == pytest.approx(slow.log.cost_usd)
+
+    asyncio.run(work())
+    assert len(slow.log.complete) == 1
+
+
+def test_a_run_that_is_cancelled_keeps_what_the_ledger_could_not_take(slow, tmp_path):
+    """Somebody holds the ledger for too long: the answer is at hand, and the run ends as cancelled."""
+
+    async def work() -> None:
+        async with one_row(slow, tmp_path) as (run, journal):
+            journal._database._writing().execute("PRAGMA busy_timeout=300")
+            working = asyncio.create_task(run.run())
+            await until(lambda: slow.in_flight)
+            key = next(iter(run.ledger())).key
+            with locked(tmp_path / "jobs.db"):
+                await until(lambda: run.client.store.holds(key))
+                working.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await working
+            assert isinstance(run.stopped_by, StoreFailed)
+            assert list(run.unsaved) == [key]
+            assert [row.state for row in run.ledger()] == ["d"]
+            assert run.progress.done == 0
 
     asyncio.run(work())
     assert len(slow.log.complete) == 1
