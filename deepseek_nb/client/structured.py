@@ -255,19 +255,42 @@ def _is_json(value: Any) -> bool:
 
 def _model_of(shape: Mapping[Any, Any], name: str) -> type[pydantic.BaseModel]:
     """The model of ``{column: type}``; a type may be such a dict itself."""
+    if len(set(map(str, shape))) < len(shape):
+        raise SchemaError("Two columns have one name, as a text and as another kind.", hint="Rename one.")
     fields: dict[str, Any] = {}
     for given, kind in shape.items():
         column = str(given)
         kind = _model_of(kind, column.title()) if isinstance(kind, Mapping) and kind else kind
         usable = column.isidentifier() and not column.startswith(("_", "model_")) and column not in _TAKEN
         attribute = column if usable else f"column_{len(fields)}"
+        while not usable and attribute in shape:
+            attribute += "_"
         fields[attribute] = (kind, ... if usable else pydantic.Field(alias=column))
+    model = _created(name, fields)
+    if model is None:
+        raise _no_type(shape)
+    return model
+
+
+def _created(name: str, fields: Mapping[str, Any]) -> type[pydantic.BaseModel] | None:
+    """The model; None where a type of it cannot be read."""
     try:
-        return pydantic.create_model(name, **fields)
-    except (pydantic.errors.PydanticSchemaGenerationError, NameError, TypeError) as why:
-        raise SchemaError(
-            f"The columns cannot be read as types: {why}.", hint="Use {'column': str} and the like."
-        ) from None
+        model: type[pydantic.BaseModel] = pydantic.create_model(name, **fields)
+    except (pydantic.errors.PydanticSchemaGenerationError, NameError, SyntaxError, TypeError):
+        return None
+    return model if model.__pydantic_complete__ else None
+
+
+def _no_type(shape: Mapping[Any, Any]) -> SchemaError:
+    """The error for the first column whose type cannot be read."""
+    unread = (pair for pair in shape.items() if _created("One", {"one": (pair[1], ...)}) is None)
+    column, kind = next(unread, next(iter(shape.items())))
+    hint = "Use str, int, float, bool, date, Literal['yes', 'no'], an Enum, a model or a list of these."
+    if isinstance(kind, list | tuple) and kind:
+        hint = f"For one of these values write Literal[{', '.join(map(repr, kind))}]."
+    elif isinstance(kind, set | frozenset) and kind:
+        hint = f"For one of these values write Literal[{', '.join(sorted(map(repr, kind)))}]."
+    return SchemaError(f"The column {str(column)!r} cannot have the type {kind!r}.", hint=hint)
 
 
 _TAKEN = frozenset(dir(pydantic.BaseModel))

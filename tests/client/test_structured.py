@@ -129,12 +129,25 @@ def test_a_recursive_model_is_a_schema_like_any_other():
         ),
         ({"type": "array", "items": {"type": "string"}}, "not an object"),
         ([], "is not a schema"),
+        ({"n": int, "mood": ["good", "bad"]}, r"'mood'.*write Literal\['good', 'bad'\]"),
+        ({"mood": {"good", "bad"}}, r"'mood'.*write Literal\['bad', 'good'\]"),
+        ({"mood": "good|bad"}, "'mood' cannot have the type 'good|bad'. Use str, int"),
+        ({"n": int, "inner": {"mood": len}}, "'mood' cannot have the type <built-in function len>"),
+        ({1: int, "1": str}, "Two columns have one name"),
     ],
 )
 def test_a_schema_that_cannot_be_used_is_refused(schema, words):
     """Before anything is sent, in words that name the place."""
     with pytest.raises(SchemaError, match=words):
         Schema.of(schema)
+
+
+def test_columns_whose_names_are_no_words_of_python_keep_them_beside_any_other():
+    """A column is held under another name where a model cannot have its own."""
+    schema = Schema.of({"a b": int, "column_0": str, "class": bool, "_z": float})
+    assert schema.columns == ("a b", "column_0", "class", "_z")
+    value = schema.parse(Answer('{"a b":1,"column_0":"x","class":true,"_z":0.5}'))
+    assert schema.row(value) == {"a b": 1, "column_0": "x", "class": True, "_z": 0.5}
 
 
 def test_an_optional_field_nobody_can_fill_is_no_obstacle():
