@@ -109,7 +109,7 @@ class DeepSeekMagics(CheckedMagics):
         magic: Any = self.deepseek
         try:
             read = read_line(magic.parser, line)
-            if read.options.help:
+            if read.options.help or (cell is None and read.question.lower() == "help"):
                 return show(note(magic.__doc__))
             if cell is None and (command := find_command(read)):
                 return command(self, self._call_options(read))

@@ -10,7 +10,9 @@ import argparse
 import difflib
 import keyword
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from IPython.core import magic_arguments as ipython_arguments
@@ -49,37 +51,37 @@ def _name(text: str) -> str:
     return text
 
 
-def _usd(text: str) -> float:
-    amount_usd = float(text.removeprefix("$"))
-    if not 0 < amount_usd < float("inf"):
-        raise ValueError
-    return amount_usd
+def _number(text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], what: str) -> Any:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not fits(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return number
+
+
+def _usd(text: str) -> Any:
+    return _number(
+        text, lambda amount: float(amount.removeprefix("$")), lambda usd: 0 < usd < inf, "US dollars above 0"
+    )
+
+
+def _temperature(text: str) -> Any:
+    return _number(text, float, lambda temperature: 0 <= temperature <= 2, "a number from 0 to 2")
+
+
+def _count(text: str) -> Any:
+    return _number(text, int, lambda count: count >= 1, "a whole number from 1 on")
+
+
+def _priority(text: str) -> Any:
+    return _number(text, int, range(1, 6).__contains__, "a priority from 1 to 5")
 
 
 def _patience(text: str) -> str:
     parse_patience_s(text)
     return text
-
-
-def _rows(text: str) -> int:
-    rows = int(text)
-    if rows < 1:
-        raise ValueError
-    return rows
-
-
-def _temperature(text: str) -> float:
-    temperature = float(text)
-    if not 0 <= temperature <= 2:
-        raise ValueError
-    return temperature
-
-
-def _tokens(text: str) -> int:
-    tokens = int(text)
-    if tokens < 1:
-        raise ValueError
-    return tokens
 
 
 _ARGUMENTS = (
@@ -93,8 +95,10 @@ _ARGUMENTS = (
     ),
     argument("--system", metavar="TEXT", help='Instructions that go first, in "quotes".'),
     argument("--temperature", type=_temperature, help="0 to 2."),
-    argument("--max-tokens", type=_tokens, help="The longest answer, thinking included."),
-    argument("--priority", type=int, choices=range(1, 6), help="1 to 5; 5, the default here, goes first."),
+    argument("--max-tokens", type=_count, help="The longest answer, thinking included."),
+    argument(
+        "--priority", type=_priority, choices=range(1, 6), help="1 to 5; 5, the default here, goes first."
+    ),
     argument(
         "--ttl", dest="ttl_s", type=parse_duration_s, help="How old a kept answer may be, such as 30min."
     ),
@@ -118,7 +122,7 @@ _ARGUMENTS = (
     argument("--chat", metavar="NAME", help="Ask in the conversation of this name, after what was said."),
     argument("--new", action="store_true", help="Begin that conversation anew."),
     argument(
-        "--sample", metavar="N", type=_rows, help="Of a table in the prompt send N rows, evenly spaced."
+        "--sample", metavar="N", type=_count, help="Of a table in the prompt send N rows, evenly spaced."
     ),
     argument("--dry-run", action="store_true", help="Show the exact prompt, tokens and price; send nothing."),
     argument("--background", action="store_true", help="Go on at once; NAME is a handle with .result()."),

@@ -47,11 +47,13 @@ def test_a_cell_shows_binds_and_keeps_its_answer(shell, sandbox):
         ("--max_tokens 5 hello", "--max-tokens"),
         ("--int x hello", "--into"),
         ("--prio 5 hello", "--priority"),
-        ("--priority 7 hello", "invalid choice: 7"),
-        ("--temperature hot hello", "--temperature: invalid value: 'hot'"),
-        ("--temperature 3 hello", "--temperature: invalid value: '3'"),
-        ("--max-tokens 0 hello", "--max-tokens: invalid value"),
-        ("--budget -1 hello", "--budget: invalid value"),
+        ("--priority 7 hello", "--priority: '7' is not a priority from 1 to 5"),
+        ("--priority high hello", "--priority: 'high' is not a priority from 1 to 5"),
+        ("--sample all hello", "--sample: 'all' is not a whole number from 1 on"),
+        ("--temperature hot hello", "--temperature: 'hot' is not a number from 0 to 2"),
+        ("--temperature 3 hello", "--temperature: '3' is not a number from 0 to 2"),
+        ("--max-tokens 0 hello", "--max-tokens: '0' is not a whole number from 1 on"),
+        ("--budget -1 hello", "--budget: '-1' is not US dollars above 0"),
         ("--ttl soon hello", "'soon' is not a duration"),
         ("--patience x hello", "'x' is not a duration"),
         ("--as html hello", "markdown"),
@@ -169,6 +171,7 @@ def test_no_question_prints_the_short_usage(shell, sandbox):
     (usage,) = run(shell, "")
     assert "--into NAME" in usage.data["text/plain"]
     (help_text,) = run(shell, "--help")
+    assert run(shell, "help")[0].data == help_text.data
     assert "--patience MIN" in help_text.data["text/plain"]
     (blank,) = run(shell, "", "  \n ")
     assert blank.data == usage.data
