@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
 import pandas as pd
 
-from deepseek_nb.adapters.settings import parse_duration_s
+from deepseek_nb.adapters.settings import parse_duration_s, parse_patience_s
 from deepseek_nb.adapters.tokenizer import counter
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.frame import answer_columns
 from deepseek_nb.batch.frames_io import as_pandas
-from deepseek_nb.batch.hours import When
+from deepseek_nb.batch.hours import When, check_when
 from deepseek_nb.batch.numbered import NumberedSchema
 from deepseek_nb.batch.packs import MOST_ROWS
 from deepseek_nb.batch.rows import Rows, read_rows
 from deepseek_nb.batch.spec import Asking, JobSpec
+from deepseek_nb.client.arguments import amount_usd, number, switch, text, whole
 from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, ContextTooLong
+from deepseek_nb.core.errors import ConfigError, ContextTooLong, TemplateError
 from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.arrange import Arrangement, as_given
+from deepseek_nb.core.template import Template
 
-__all__ = ["OPTIONS", "JobCall", "Work", "arranged", "fitting", "user_of", "work_of"]
+__all__ = ["OPTIONS", "JobCall", "Work", "arranged", "fitting", "job_call", "user_of", "work_of"]
 
 _JOB_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 FEWEST_ROWS = 32
@@ -73,6 +75,36 @@ OPTIONS = tuple(
 )
 
 
+def job_call(given: Mapping[str, Any]) -> JobCall:
+    """The call that these arguments make, each a plain value.
+
+    Raises :class:`ConfigError`, :class:`RequestInvalid` or :class:`TemplateError` for one of the wrong kind.
+    """
+    template = given["template"]
+    template = template.source if isinstance(template, Template) else template
+    if not isinstance(template, str):
+        raise TemplateError(
+            f"A template is a text, not {type(template).__name__}.", hint="Such as: 'Rate {{purpose}}'."
+        )
+    if given["nested"] not in ("object", "flatten"):
+        raise ConfigError(f"nested is 'object' or 'flatten', not {given['nested']!r}.")
+    if given["patience"] is not None:
+        parse_patience_s(given["patience"])
+    if given["when"] is not None:
+        check_when(given["when"])
+    plain = {name: kind(name, given[name]) for name, kind in KINDS.items()}
+    return JobCall(**{**given, **plain, "template": template})
+
+
+KINDS: Mapping[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("system", "model"), text),
+    **dict.fromkeys(("thinking", "cache", "raw", "retry_failed"), switch),
+    **dict.fromkeys(("max_tokens", "priority", "cache_block", "rows_per_request"), whole),
+    "temperature": number,
+    "budget_usd": amount_usd,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a call asks for: its rows, and what decides what they mean."""
@@ -102,6 +134,8 @@ def work_of(call: JobCall, client: Client) -> Work:
 
     Raises what :func:`deepseek_nb.apply` raises before anything is sent.
     """
+    if not isinstance(client, Client):
+        raise ConfigError(f"client is a deepseek_nb.Client, not {type(client).__name__}.")
     shape = None if call.schema is None else Schema.of(call.schema, nested=call.nested)
     if call.answers not in ("json", "numbers"):
         raise ConfigError(f"answers is 'json' or 'numbers', not {call.answers!r}.")

@@ -19,7 +19,7 @@ from deepseek_nb.batch.progress import Progress
 from deepseek_nb.core.errors import ConfigError
 from deepseek_nb.core.prices import PriceTable
 
-__all__ = ["Hours", "When", "with_more_holidays"]
+__all__ = ["Hours", "When", "check_when", "with_more_holidays"]
 
 When = Literal["now", "offpeak"]
 
@@ -41,6 +41,12 @@ class _Run(Protocol):
     def resume(self, why: str = ...) -> None: ...
 
 
+def check_when(when: str) -> None:
+    """Raises ConfigError for what is neither "now" nor "offpeak"."""
+    if when not in ("now", "offpeak"):
+        raise ConfigError(f"when= is 'now' or 'offpeak', not {when!r}.")
+
+
 class Hours:
     """When requests to ``model`` are cheap, by ``prices`` and the clock ``now_utc``.
 
@@ -58,8 +64,7 @@ class Hours:
         cls, when: str, prices: PriceTable, model: str, now_utc: Callable[[], datetime] | None = None
     ) -> Hours | None:
         """The hours that ``when`` means; None for "now". Raises ConfigError for anything else."""
-        if when not in ("now", "offpeak"):
-            raise ConfigError(f"when= is 'now' or 'offpeak', not {when!r}.")
+        check_when(when)
         return None if when == "now" else cls(prices, model, now_utc or (lambda: datetime.now(UTC)))
 
     def wait_s(self) -> float:

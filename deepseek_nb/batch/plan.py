@@ -16,7 +16,7 @@ from narwhals.typing import IntoDataFrame
 
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.adapters.tokenizer import counter
-from deepseek_nb.batch.call import JobCall, Work, arranged, fitting, work_of
+from deepseek_nb.batch.call import JobCall, Work, arranged, fitting, job_call, work_of
 from deepseek_nb.batch.form import Layout
 from deepseek_nb.batch.garbage import collected_less
 from deepseek_nb.batch.hours import When
@@ -203,7 +203,7 @@ def plan(
     >>> df.deepseek.apply(plan)                                                   # doctest: +SKIP
     """
     given = locals()  # all arguments, by name
-    return _plan(JobCall(**given))
+    return _plan(job_call(given))
 
 
 def call_of(given: dict[str, Any]) -> JobCall:
@@ -216,7 +216,7 @@ def call_of(given: dict[str, Any]) -> JobCall:
     if not isinstance(planned, Plan):
         if template is None:
             raise ConfigError("There is no template.", hint="Give a question with {{columns}} in it.")
-        return JobCall(**given)
+        return job_call(given)
     usual = {name: option.default for name, option in signature(plan).parameters.items()}
     changed = [
         name for name, default in usual.items() if default is not Parameter.empty and given[name] != default

@@ -20,7 +20,7 @@ LONG_S = 99 * 3600.0
 """A longer wait is not told."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Progress:
     """Counts distinct prompts, not rows of the frame; money in US dollars, times in seconds.
 
@@ -234,3 +234,6 @@ class Progress:
             if self.left_s is not None:
                 parts.append(f"{duration(self.left_s)} left")
         return ", ".join(parts)
+
+    def __repr__(self) -> str:
+        return f"<Progress: {self.finished:,} of {self.total:,} rows, {self.line()}>"

@@ -18,9 +18,10 @@ from deepseek_nb.batch.rows import Rows
 from deepseek_nb.batch.run import JobRun
 from deepseek_nb.batch.spec import Asking, JobSpec
 from deepseek_nb.batch.waves import waves_of
+from deepseek_nb.client.arguments import amount_usd
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.budget import Budget
-from deepseek_nb.core.errors import ConfigError, JobMismatch
+from deepseek_nb.core.errors import JobMismatch
 from deepseek_nb.core.layout.arrange import Arrangement
 
 __all__ = ["Ready", "hours_of", "job_budget", "job_run", "standing", "written_down"]
@@ -38,10 +39,7 @@ def job_budget(
     client: Client, budget_usd: float | None, journal: Journal, name: str, before: JobRow | None
 ) -> Budget:
     """The job's budget; all processes at work on the job spend from one limit, kept in the journal."""
-    if budget_usd is not None and not (isinstance(budget_usd, int | float) and budget_usd > 0):
-        raise ConfigError(
-            f"budget_usd is an amount above 0, not {budget_usd!r}.", hint="Give US dollars, such as 0.50."
-        )
+    budget_usd = amount_usd("budget_usd", budget_usd)
     return Budget(
         budget_usd,
         parent=client.budget,

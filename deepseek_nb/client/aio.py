@@ -17,6 +17,7 @@ from deepseek_nb.adapters.redis_tier import RedisStanding, RedisTier
 from deepseek_nb.adapters.settings import Settings, hidden, load_settings, parse_duration_s, parse_patience_s
 from deepseek_nb.adapters.spending import SPENDING_FILE, Spending
 from deepseek_nb.adapters.store import AnswerStore, SharedTier
+from deepseek_nb.client.arguments import amount_usd, number, switch, text, texts, whole
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.gate import GateState
 from deepseek_nb.client.means import price_at
@@ -201,6 +202,11 @@ class AsyncClient:
         :class:`ConfigError` for what can be known to fail.
         """
         settings = self.settings
+        model, system = text("model", model), text("system", system)
+        thinking, cache = switch("thinking", thinking), switch("cache", cache)
+        lane = whole("priority", priority)
+        if lane is None or not 1 <= lane <= 5:
+            raise RequestInvalid(f"priority is a whole number from 1 to 5, not {priority!r}.")
         shape = None if schema is None else Schema.of(schema)
         form = _form(shape, structured, settings.base_url)
         offer = offer_of(tools, tool_choice)
@@ -215,22 +221,20 @@ class AsyncClient:
         )
         if (form is not None and form.way == "tool") or (offer is not None and offer.forced):
             thinking = _thinks_not(thinking, reasoning_effort)
-        if not isinstance(priority, int) or not 1 <= priority <= 5:
-            raise RequestInvalid(f"priority is a whole number from 1 to 5, not {priority!r}.")
         request = ChatRequest(
             model=model,
             messages=messages,
             thinking=thinking,
-            reasoning_effort=reasoning_effort,
+            reasoning_effort=text("reasoning_effort", reasoning_effort),
             json_mode=shape is not None and form is None,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            max_tokens=whole("max_tokens", max_tokens),
+            temperature=number("temperature", temperature),
+            top_p=number("top_p", top_p),
+            stop=texts("stop", stop),
             schema_digest=shape.digest if shape else None,
             form=form,
             tools=offer,
-            user_id=user_id,
+            user_id=text("user_id", user_id),
         )
         if request.over_responses:
             refuse_what_responses_lack(request)
@@ -239,7 +243,7 @@ class AsyncClient:
         return Errand(
             request=request,
             key=request.fingerprint(settings.route_name),
-            lane=priority,
+            lane=lane,
             policy=policy
             or RetryPolicy(
                 patience_s=settings.patience_s if patience is None else parse_patience_s(patience),
@@ -260,10 +264,10 @@ class AsyncClient:
             fallbacks=self._upstreams.legs(
                 request,
                 self._fallback if fallback is None else self._upstreams.names(fallback),
-                interactive=priority >= INTERACTIVE_LANE,
+                interactive=lane >= INTERACTIVE_LANE,
             ),
-            failover_s=self._upstreams.failover_s(interactive=priority >= INTERACTIVE_LANE),
-            hedged=settings.hedge_after_s is not None and priority >= INTERACTIVE_LANE,
+            failover_s=self._upstreams.failover_s(interactive=lane >= INTERACTIVE_LANE),
+            hedged=settings.hedge_after_s is not None and lane >= INTERACTIVE_LANE,
             output_tokens=8192 if thinking is False else 65536,
             check=shape.checked if shape else None,
             on_delta=on_delta,
@@ -308,11 +312,7 @@ class AsyncClient:
 
     def new_budget(self, limit_usd: float | None, name: str) -> Budget:
         """A budget inside this client's own."""
-        if limit_usd is not None and not limit_usd > 0:
-            raise ConfigError(
-                f"budget_usd is an amount above 0, not {limit_usd!r}.", hint="Give US dollars, such as 0.50."
-            )
-        return Budget(limit_usd, parent=self.budget, name=name)
+        return Budget(amount_usd("budget_usd", limit_usd), parent=self.budget, name=name)
 
     def price_now(self, model: str) -> Price | None:
         """What a model costs at this moment at the client's own server; None where no price is known."""

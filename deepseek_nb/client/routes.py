@@ -149,6 +149,8 @@ def _read(route: Any) -> Route:
     if isinstance(route, Route):
         return route
     if isinstance(route, str):
+        if "://" in route:
+            raise ConfigError(f"A fallback's address needs a model beside it: {route!r}.", hint=HINT)
         return Route(model=route)
     if isinstance(route, dict):
         try:

@@ -44,6 +44,12 @@ def test_the_line_tells_money_trouble_and_how_long_it_goes_on():
 
 
 @pytest.mark.slow
+def test_a_progress_is_shown_as_one_line():
+    """As the last value of a cell, say: no listing of what it is made of."""
+    progress = Progress(total=1_200, done=7, failed=2, spent_usd=0.5, waiting="busy (503)")
+    assert repr(progress) == "<Progress: 9 of 1,200 rows, $0.5000, 2 failed, busy (503)>"
+
+
 def test_a_running_job_shows_that_the_server_is_down(client, sandbox, capfd):
     """The bar itself, while everything is refused: why, since when, and the patience left."""
     frame = pd.DataFrame({"n": range(30)})
