@@ -1,19 +1,13 @@
-"""A table in the manner of the paper's Beer table, generated: nothing in it is from RateBeer.
+"""A table in the manner of the paper's Beer table, generated: no row of it is from RateBeer.
 
-What the paper tells (Liu et al., MLSys 2025, arXiv 2403.05821, section 6 and appendix B): 28,479 reviews of
-nine fields, of which ``beer/beerId`` and ``beer/name`` determine each other; prompts of 156 tokens in the
-mean; repeated values "in early fields like review/profileName". From an earlier look at the real table: 1,423
-distinct pairs of name and style. All else is assumed:
+The paper's table (Liu et al., MLSys 2025, arXiv 2403.05821; their artifact has it as ``datasets/beer.csv``)
+may not be passed on. This one has its size, its fields in its order, and these figures of it: 1,423 beers,
+each of one number, name and style; 4,862 reviewers; roughly, how many reviews a beer and a reviewer have (by
+rank to the power of -1 and -0.6, each at least one), how many of a reviewer's reviews are of one day (a
+fifth), and the four ratings (means 0.67 to 0.71 of the most points, correlations 0.51 to 0.85).
 
-* the order of fields: the paper lists them by the alphabet and gives no other; here the profile name, which
-  it calls early, stands first;
-* a beer has one of 44 styles; names begin with one of 300 brewers;
-* how often a beer or a reviewer comes falls with its rank (exponents 0.7 and 0.8);
-* ratings on RateBeer's scales, as text ("4/5", "14/20"), around the beer's quality and a mood;
-* times are days from 2000 to 2012 in seconds, evenly spread; numbers of beers have nothing to do with names.
-
-``REVIEWERS`` is the one number that was fitted: by it the fields as given have about the hit rate that they
-have in the real table (the paper: 49.9; an ideal cache: 51.9). It was set before another order was looked at.
+All else is made up: names, reviewers, numbers and which days, 44 styles for 78, 300 brewers with whose names
+those of the beers begin. Nothing was fitted to a hit rate.
 """
 
 from __future__ import annotations
@@ -21,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import accumulate
+from typing import Any
 
 import pandas as pd
 
@@ -29,10 +24,22 @@ __all__ = ["DEPENDENT", "QUESTION", "beer_table"]
 ROWS = 28_479
 BEERS = 1_423
 BREWERS = 300
-REVIEWERS = 29_000
+REVIEWERS = 4_862
 SEED = 20_250_409
-BEER_EXPONENT, REVIEWER_EXPONENT = 0.7, 0.8
-FIRST_S, LAST_S = 955_000_000, 1_326_000_000
+BEER_EXPONENT, REVIEWER_EXPONENT = 1.0, 0.6
+SAME_DAY = 0.2
+"""How often a reviewer's next review is of the day of an earlier one."""
+DAY_S = 86_400
+FIRST_S, LAST_S = 955_000_000 // DAY_S * DAY_S, 1_326_000_000 // DAY_S * DAY_S
+QUALITY_SD, MOOD_SD = 0.1, 0.09
+"""Of beers, and of one beer's reviews, as parts of the most points."""
+RATINGS = {
+    "overall": (20, 0.69, 0.05),
+    "taste": (10, 0.67, 0.05),
+    "palate": (5, 0.67, 0.09),
+    "appearance": (5, 0.71, 0.11),
+}
+"""The most points, the mean as a part of them, and what a rating has of its own."""
 
 QUESTION = (
     "Based on the beer descriptions, does this beer have European origin? Answer 'YES' if it does or 'NO' "
@@ -78,46 +85,51 @@ SYLLABLES = _listed(
 )
 
 
-def beer_table(rows: int = ROWS, *, seed: int = SEED, reviewers: int = REVIEWERS) -> pd.DataFrame:
+def beer_table(rows: int = ROWS, *, seed: int = SEED) -> pd.DataFrame:
     """The table; the same for the same seed."""
     chance = random.Random(seed)
     brewers = _different(BREWERS, lambda: f"{chance.choice(PLACES)} {chance.choice(HOUSES)}")
     names = _different(BEERS, lambda: f"{chance.choice(brewers)} {_beer_name(chance)}")
     beers = [
-        (number, name, chance.choice(STYLES), chance.gauss(0.65, 0.1))
-        for number, name in zip(chance.sample(range(1, 80_000), BEERS), names, strict=True)
+        (number, name, chance.choice(STYLES), chance.gauss(0, QUALITY_SD))
+        for number, name in zip(chance.sample(range(1, 130_000), BEERS), names, strict=True)
     ]
-    people = _different(reviewers, lambda: _profile(chance))
-    reviewed = beers + chance.choices(beers, cum_weights=_by_rank(BEERS, BEER_EXPONENT), k=rows)
-    reviewed = chance.sample(reviewed[: max(rows, BEERS)], rows)  # each at least once, in a large table
-    by_whom = chance.choices(people, cum_weights=_by_rank(reviewers, REVIEWER_EXPONENT), k=rows)
+    people = _different(REVIEWERS, lambda: _profile(chance))
+    reviewed = _each_once(chance, beers, BEER_EXPONENT, rows)
+    by_whom = _each_once(chance, people, REVIEWER_EXPONENT, rows)
+    days: dict[str, list[int]] = {}
     return pd.DataFrame(
         [
-            _review(chance, person, number, name, style, quality)
-            for person, (number, name, style, quality) in zip(by_whom, reviewed, strict=True)
+            _review(chance, person, _day_s(chance, days.setdefault(person, [])), *beer)
+            for person, beer in zip(by_whom, reviewed, strict=True)
         ]
     )
 
 
 def _review(
-    chance: random.Random, person: str, number: int, name: str, style: str, quality: float
+    chance: random.Random, person: str, day_s: int, number: int, name: str, style: str, quality: float
 ) -> dict[str, object]:
-    mood = chance.gauss(quality, 0.08)
+    mood = chance.gauss(quality, MOOD_SD)
 
-    def rated(most: int) -> str:
-        return f"{min(most, max(1, round(most * chance.gauss(mood, 0.06))))}/{most}"
+    def rated(most: int, mean: float, own_sd: float) -> str:
+        return f"{min(most, max(1, round(most * chance.gauss(mean + mood, own_sd))))}/{most}"
 
     return {
         "review/profileName": person,
-        "beer/beerId": number,
+        "review/time": day_s,
+        **{f"review/{what}": rated(*how) for what, how in RATINGS.items()},
         "beer/name": name,
         "beer/style": style,
-        "review/appearance": rated(5),
-        "review/overall": rated(20),
-        "review/palate": rated(5),
-        "review/taste": rated(10),
-        "review/time": chance.randrange(FIRST_S, LAST_S, 86_400),
+        "beer/beerId": number,
     }
+
+
+def _day_s(chance: random.Random, before: list[int]) -> int:
+    """A day of a reviewer, in seconds: one of those before, or another; late ones are more likely."""
+    if before and chance.random() < SAME_DAY:
+        return chance.choice(before)
+    before.append(int(chance.triangular(FIRST_S, LAST_S, LAST_S)) // DAY_S * DAY_S)
+    return before[-1]
 
 
 def _beer_name(chance: random.Random) -> str:
@@ -137,5 +149,8 @@ def _different(count: int, draw: Callable[[], str]) -> list[str]:
     return list(found)
 
 
-def _by_rank(count: int, exponent: float) -> list[float]:
-    return list(accumulate(rank**-exponent for rank in range(1, count + 1)))
+def _each_once(chance: random.Random, these: list[Any], exponent: float, count: int) -> list[Any]:
+    """So many of them in any order: each once, as far as there is room, and more often by its rank."""
+    by_rank = list(accumulate((rank + 1) ** -exponent for rank in range(len(these))))
+    drawn = these + chance.choices(these, cum_weights=by_rank, k=max(0, count - len(these)))
+    return chance.sample(drawn, count)
