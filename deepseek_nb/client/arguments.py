@@ -7,6 +7,7 @@ back as they are, to the type: ``0`` and ``0.0`` name different questions in the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from deepseek_nb.core.errors import ConfigError, RequestInvalid
@@ -20,8 +21,8 @@ def amount_usd(name: str, value: Any) -> float | None:
     >>> amount_usd("budget_usd", 2)
     2
     """
-    plain = None if isinstance(value, str) else number(name, value)
-    if value is not None and not (plain and plain > 0):
+    plain = _real(value)
+    if value is not None and not (plain is not None and plain > 0):
         raise ConfigError(
             f"{name} is an amount above 0, not {value!r}.", hint="Give US dollars, such as 0.50."
         )
@@ -34,12 +35,10 @@ def number(name: str, value: Any) -> float | None:
     >>> number("temperature", 0.2)
     0.2
     """
-    plain = _plain(value)
-    if plain is None or (isinstance(plain, int | float) and not isinstance(plain, bool)):
-        return plain
-    if isinstance(plain, bool) or not hasattr(plain, "__float__"):
+    plain = _real(value)
+    if value is not None and (plain is None or not isfinite(plain)):
         raise _refused(name, "a number", value)
-    return float(plain)
+    return plain
 
 
 def whole(name: str, value: Any) -> int | None:
@@ -81,6 +80,14 @@ def switch(name: str, value: Any) -> bool | None:
     if not (plain is None or isinstance(plain, bool)):
         raise _refused(name, "True or False", value)
     return plain
+
+
+def _real(value: Any) -> float | None:
+    """The plain number that this is; None where it is none."""
+    plain = _plain(value)
+    if isinstance(plain, bool) or not hasattr(plain, "__float__"):
+        return None
+    return plain if isinstance(plain, int | float) else float(plain)
 
 
 def _plain(value: Any) -> Any:

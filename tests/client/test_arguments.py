@@ -16,6 +16,7 @@ WRONG = [
     ("system", 3, "system is a text, not 3"),
     ("temperature", "hot", "temperature is a number, not 'hot'"),
     ("temperature", True, "temperature is a number, not True"),
+    ("temperature", float("nan"), "temperature is a number, not nan"),
     ("max_tokens", "many", "max_tokens is a whole number, not 'many'"),
     ("max_tokens", 1.5, "max_tokens is a whole number, not 1.5"),
     ("priority", 9, "priority is a whole number from 1 to 5, not 9"),
