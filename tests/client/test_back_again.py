@@ -169,7 +169,9 @@ def test_they_go_back_in_the_order_in_which_they_came(with_client, sandbox, slow
         assert sent == sorted(sent)
         assert sent[-1] == "row 6"
         back = {name for name, event in told if event.kind == "back"}
-        assert len(back) >= 4
+        kept = {name for name, event in told if event.kind == "sent" and event.route != own_route}
+        assert back == {f"row {number}" for number in range(6)} - kept  # how many, the machine's pace decides
+        assert len(back) >= 2
         assert {a.text for a in answers if a.route == own_route} == {*sent}
         assert {event.route for _, event in told if event.kind == "back"} == {own_route}
         for gate in (own_gate(client), local_gate(client)):
