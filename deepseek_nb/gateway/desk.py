@@ -262,7 +262,8 @@ class Call:
             raise from_error(error, own_cap=self.desk.purses[self.tenant.name].cap_name) from None
         self.answer = answer
         if not answer.cached and not self.degraded:
-            self.desk.load.answered(self.model, self.errand.lane)
+            took_s = asyncio.get_running_loop().time() - self.watch.sent_s
+            self.desk.load.answered(self.model, self.errand.lane, took_s)
         self.desk.monitor.answered(self.tenant.name, self.upstream, answer, self.cost_usd)
         return answer
 

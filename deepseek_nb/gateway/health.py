@@ -174,6 +174,8 @@ class Watch:
         """Where it is asked, or was asked last."""
         self.asked = False
         """Whether it was sent to an upstream for this call, and not only for an equal one."""
+        self.sent_s = 0.0
+        """When it was last sent, by the loop's clock."""
         self.began = False
         """Whether an upstream began an answer: what comes without is from the store."""
 
@@ -183,7 +185,8 @@ class Watch:
             self._health.trouble(self.upstream, event.error, event.at_s)
         if event.route:
             self.upstream = event.route
-        self.asked = self.asked or event.kind == "sent"
+        if event.kind == "sent":
+            self.asked, self.sent_s = True, event.at_s
         if event.kind == "first_token":
             self.began = True
             self._health.well(event.route, event.at_s)

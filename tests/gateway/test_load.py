@@ -87,6 +87,37 @@ def test_low_lanes_are_sent_away_first_and_high_ones_do_not_notice(serve):
 
 
 @pytest.mark.slow
+def test_while_a_batch_begins_nobody_is_told_a_longer_wait_than_the_batch_takes(serve):
+    """The first answers of many that are under way say little about how fast they come."""
+    with busy_upstream(16) as server:
+        gateway = serve(
+            before=server, waits=["1s", "4s", "30s"], tenants={"lab": {"concurrent": 300}, "desk": {}}
+        )
+
+        async def story():
+            async with open_client(gateway, "lab") as lab, open_client(gateway, "desk") as desk:
+                prompts = [{"id": n, "prompt": f"Return exactly: {n}"} for n in range(250)]
+                began_s = time.monotonic()
+                whole = asyncio.create_task(
+                    lab.post("/v1/compute", json={"batch_requests": prompts, "priority": 1})
+                )
+                asked = []
+                for number in range(100):
+                    body = chat_body(f"Return exactly: {number} too", priority=1)
+                    asked.append(asyncio.create_task(desk.post("/chat/completions", json=body)))
+                    await asyncio.sleep(0.01)
+                replies = await asyncio.gather(*asked)
+                assert (await whole).json()["answered"] == 250
+                return replies, time.monotonic() - began_s
+
+        replies, took_s = asyncio.run(story())
+    told_s = [int(r.headers["retry-after-ms"]) / 1000 for r in replies if r.status_code == 429]
+    print(f"the batch took {took_s:.1f} s; told were {[round(s, 1) for s in told_s]}")
+    assert told_s
+    assert max(told_s) <= took_s
+
+
+@pytest.mark.slow
 def test_capacity_falls_and_only_the_low_lane_notices(serve):
     """Two upstreams bear the load; one is killed, and the other bears half of it."""
     with busy_upstream(10) as first, busy_upstream(10) as second:
