@@ -171,7 +171,7 @@ BAD_CALLS = [
     ({"template": "{{text"}, errors.TemplateError, "line 1"),
     ({"frame": pd.DataFrame({"text": [None, np.nan]})}, errors.FrameError, "No row can be asked"),
     ({"schema": {"status": str}}, errors.FrameError, "into="),
-    ({"schema": {"a": 5}}, errors.SchemaError, "types"),
+    ({"schema": {"a": 5}}, errors.SchemaError, "cannot have the type 5"),
     ({"job": "bad\nname"}, errors.ConfigError, "job name"),
     ({"budget_usd": 0}, errors.ConfigError, "above 0"),
     ({"budget_usd": 1e-9}, errors.BudgetExceeded, "no room"),
