@@ -102,6 +102,8 @@ def _read(text: str, options: list[Any] | None, kind: str, name: str) -> Any:
 
 
 def _resolved(told: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(told, dict):  # true: any value
+        return {}
     ref = told.get("$ref")
     if isinstance(ref, str) and ref.startswith("#/$defs/"):
         found: dict[str, Any] = root.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {})

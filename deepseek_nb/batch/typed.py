@@ -51,6 +51,14 @@ def _of_dtype(dtype: str, kinds: tuple[type, ...]) -> Callable[[Sequence[Any], C
     return make
 
 
+def _whole_numbers(values: Sequence[Any], column: Column) -> pd.Series[Any]:
+    """To a JSON Schema 5.0 is a whole number, too."""
+    return _INT64([int(v) if type(v) is float and v.is_integer() else v for v in values], column)
+
+
+_INT64 = _of_dtype("Int64", (int,))
+
+
 def _categories(values: Sequence[Any], column: Column) -> pd.Series[Any]:
     found = sorted({value for value in values if value is not None} - set(column.choices))
     if not all(isinstance(value, str) for value in found):
@@ -76,7 +84,7 @@ def _moments(values: Sequence[Any], _: Column) -> pd.Series[Any]:
 
 
 _MAKERS: dict[Kind, Callable[[Sequence[Any], Column], pd.Series[Any]]] = {
-    "integer": _of_dtype("Int64", (int,)),
+    "integer": _whole_numbers,
     "number": _of_dtype("Float64", (int, float)),
     "boolean": _of_dtype("boolean", (bool,)),
     "string": _of_dtype("str", (str,)),

@@ -55,6 +55,8 @@ def longest_tokens(schema: Schema | None) -> int | None:
 
 def _longest(field: Mapping[str, Any], root: Mapping[str, Any], *, depth: int) -> str | None:
     """The longest text that the field's value can be written as; None: nothing bounds it."""
+    if not isinstance(field, Mapping):  # true: any value
+        return None
     ref = field.get("$ref")
     if isinstance(ref, str):
         field = root.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {})
@@ -101,6 +103,8 @@ def _mean(
     depth: int = 0,
 ) -> float:
     """Tokens that the field's value adds to the empty text it stands for."""
+    if not isinstance(field, Mapping):  # true: any value
+        return 0.0
     ref = field.get("$ref")
     if isinstance(ref, str):
         field = root.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {})

@@ -21,10 +21,10 @@ def pointed(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
 
 def at_the_top(schema: dict[str, Any]) -> dict[str, Any]:
     """A recursive model's schema is only a reference to itself: the definition is put in its place."""
-    ref, definitions = schema.get("$ref"), schema.get("$defs", {})
-    if not isinstance(ref, str) or "properties" in schema:
+    if not isinstance(schema.get("$ref"), str) or "properties" in schema:
         return schema
-    return {**definitions.get(ref.removeprefix("#/$defs/"), {}), "$defs": definitions}
+    kept = {words: schema[words] for words in ("$defs", "definitions") if words in schema}
+    return {**pointed(schema, schema), **kept}
 
 
 def without_titles(schema: Any) -> Any:

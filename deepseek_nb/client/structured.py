@@ -66,13 +66,14 @@ class Schema:
                 f"No answer can meet the schema {name}: {reason}.",
                 hint="Correct the schema; nothing was sent.",
             )
-        if json_schema.get("type") != "object" or not json_schema.get("properties"):
+        fields = json_schema.get("properties")
+        if json_schema.get("type") != "object" or not fields or not isinstance(fields, Mapping):
             raise SchemaError(
                 f"The schema {name} is not an object with named fields.",
                 hint="Give a pydantic model, an object JSON Schema with properties, or {column: type}.",
             )
         try:
-            self._check = None if model else fastjsonschema.compile(json_schema)
+            self._check = None if model else fastjsonschema.compile(json_schema, _NOT_FETCHED)
         except (
             fastjsonschema.JsonSchemaDefinitionException,
             re.error,
@@ -131,9 +132,11 @@ class Schema:
     def _of_model(cls, model: type[pydantic.BaseModel]) -> Schema:
         try:
             told = model.model_json_schema()
-        except pydantic.errors.PydanticInvalidForJsonSchema as why:
+        except pydantic.errors.PydanticUserError as why:
+            reason = str(why).partition("\n")[0].rstrip(".")
             raise SchemaError(
-                f"The model {model.__name__} has no JSON Schema: {why}.", hint="Use types that JSON has."
+                f"The model {model.__name__} has no JSON Schema: {reason}.",
+                hint="Use types that JSON has, and define them before the model.",
             ) from None
         return cls(model.__name__, without_titles(told), model)
 
@@ -198,10 +201,7 @@ class Schema:
             raise ValueError(f"The answer is not JSON ({why}).") from None
         try:
             if self.model is not None:
-                reads = (
-                    self._adapter.validator.validate_python if self._adapter else self.model.model_validate
-                )
-                value: Any = reads(raw)
+                value: Any = self._validated(raw)
                 return (getattr(value, LIST_FIELD) if self.item else value), mends
             assert self._check is not None  # noqa: S101 (made where there is no model)
             return self._check(raw), mends
@@ -213,6 +213,16 @@ class Schema:
             told = str(why.message).removeprefix("data.")
         raise ValueError(f"The answer does not fit {self.name}: {told}.")
 
+    def _validated(self, raw: Any) -> Any:
+        """The model of a value that JSON had. Raises pydantic's ValidationError."""
+        assert self.model is not None  # noqa: S101 (asked before)
+        if self._adapter is None:
+            return self.model.model_validate(raw)
+        try:
+            return self._adapter.validator.validate_python(raw)
+        except pydantic.ValidationError:  # strict models take a text for a date only from JSON itself
+            return self._adapter.validator.validate_json(json.dumps(raw))
+
     def row(self, value: Any) -> dict[str, Any]:
         """A parsed value as ``{column: plain value}``, in the order of ``columns``."""
         plain = self.plain(value)
@@ -221,15 +231,22 @@ class Schema:
     def plain(self, value: Any) -> dict[str, Any]:
         """A parsed value as JSON has it: dicts, lists, texts and numbers."""
         if self.item is not None:
-            return {LIST_FIELD: [one.model_dump(mode="json") for one in value]}
+            return {LIST_FIELD: [one.model_dump(mode="json", by_alias=False) for one in value]}
         if isinstance(value, pydantic.BaseModel):
             if self._adapter is not None and type(value) is self.model:
-                return self._adapter.serializer.to_python(value, mode="json")  # type: ignore[no-any-return]
-            return value.model_dump(mode="json")
+                return self._adapter.serializer.to_python(value, mode="json", by_alias=False)  # type: ignore[no-any-return]
+            return value.model_dump(mode="json", by_alias=False)
         return dict(value)
 
     def __repr__(self) -> str:
         return f"Schema({self.name}: {', '.join(self.columns)})"
+
+
+def _not_fetched(address: str) -> Any:
+    raise ValueError(f"it points to {address}, and nothing is fetched")
+
+
+_NOT_FETCHED = dict.fromkeys(("http", "https", "file", "ftp"), _not_fetched)
 
 
 def _told(schema: Mapping[str, Any]) -> str:
@@ -276,7 +293,7 @@ def _created(name: str, fields: Mapping[str, Any]) -> type[pydantic.BaseModel] |
     """The model; None where a type of it cannot be read."""
     try:
         model: type[pydantic.BaseModel] = pydantic.create_model(name, **fields)
-    except (pydantic.errors.PydanticSchemaGenerationError, NameError, SyntaxError, TypeError):
+    except (pydantic.errors.PydanticUserError, NameError, SyntaxError, TypeError):
         return None
     return model if model.__pydantic_complete__ else None
 

@@ -88,7 +88,7 @@ class Shape:
 def _frame(rows: Sequence[Any], columns: Sequence[str] = ()) -> Any:
     """Rows (dictionaries or pydantic models) as a DataFrame; ``columns`` are there even without a row."""
     pandas = import_module("pandas")
-    plain = [row.model_dump() if hasattr(row, "model_dump") else dict(row) for row in rows]
+    plain = [row.model_dump(by_alias=False) if hasattr(row, "model_dump") else dict(row) for row in rows]
     return pandas.DataFrame(plain, columns=list(columns) if columns else None)
 
 

@@ -63,6 +63,7 @@ def test_rows_take_their_prompts_value_and_nothing_where_they_have_none(kind, da
     [
         ("integer", [2**70, None]),
         ("integer", [True, 1]),
+        ("integer", [5.5, 1]),
         ("number", [0.5, "much"]),
         ("boolean", [True, 1]),
         ("string", ["a", 1]),
@@ -77,6 +78,13 @@ def test_what_does_not_fit_stays_as_it_is(kind, values):
     assert series.dtype == object
     assert series.tolist() == values
     assert [type(value) for value in series] == [type(value) for value in values]
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    """As JSON Schema has it: the column stays one of whole numbers."""
+    series = typed([5.0, None, 2], column("integer"))
+    assert series.dtype == "Int64"
+    assert series.dropna().tolist() == [5, 2]
 
 
 def test_moments_with_an_offset_are_in_utc():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from deepseek_nb.batch.apply import apply
-from deepseek_nb.batch.typical import longest_tokens
+from deepseek_nb.batch.typical import answer_tokens, longest_tokens
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.tokens import estimate_tokens
@@ -78,3 +78,10 @@ def test_a_bounded_answer_that_runs_on_costs_a_quarter(tmp_path):
             assert (out["status"] == "done").sum() == 5
             paid[name] = next(record.completion_tokens for record in server.log if record.fault)
     assert paid == {"bounded": 256, "free": 1024}
+
+
+def test_a_field_may_be_anything():
+    """A schema of true allows all: nothing bounds it, and it fails nobody."""
+    schema = Schema.of({"type": "object", "properties": {"any": True}})
+    assert longest_tokens(schema) is None
+    assert answer_tokens(schema, len) > 0

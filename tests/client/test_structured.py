@@ -277,3 +277,48 @@ def test_what_was_mended_is_said_on_the_answer():
     assert answer.value.x == 1
     assert answer.mends == ("fence", "prose", "comma")
     assert Schema.of({"x": int}).checked(Answer('{"x":1}')).mends == ()
+
+
+def test_a_strict_model_takes_what_json_has_for_its_types():
+    """A date is a text in JSON: strict or not, a model reads it from there."""
+
+    class Strict(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(strict=True)
+        day: datetime.date
+        score: int
+
+    schema = Schema.of(Strict)
+    value = schema.parse(Answer('{"day": "2026-11-23", "score": 1}'))
+    assert value == Strict(day=datetime.date(2026, 11, 23), score=1)
+    with pytest.raises(SchemaMismatch, match="score: Input should be a valid integer"):
+        schema.parse(Answer('{"day": "2026-11-23", "score": "1"}'))
+
+
+def test_definitions_may_have_their_older_name():
+    rated = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
+    schema = Schema.of({"$ref": "#/definitions/Rated", "definitions": {"Rated": rated}})
+    assert schema.columns == ("score",)
+    assert schema.parse(Answer('{"score": 3}')) == {"score": 3}
+
+
+class Unfinished(pydantic.BaseModel):
+    field: Nowhere  # noqa: F821 (that is what is tested)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (Unfinished, "Nowhere"),
+        ({"type": "object", "properties": ["label"]}, "named fields"),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/a.json"}}},
+            "nothing is fetched",
+        ),
+        ({"type": "object", "properties": {"a": {"$ref": "file:///etc/hostname"}}}, "nothing is fetched"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_shape_that_cannot_be_read_is_one_error(shape, words):
+    """Ours, before anything is sent, and without a look at other servers or files."""
+    with pytest.raises(SchemaError, match=words):
+        Schema.of(shape)

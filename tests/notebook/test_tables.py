@@ -7,6 +7,7 @@ import io
 
 import pandas as pd
 import polars as pl
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +117,14 @@ def test_any_cells_can_be_read_back(rows):
 def test_rows_become_a_frame_with_the_named_columns():
     assert list(_frame([], ("a", "b")).columns) == ["a", "b"]
     assert _frame([{"a": 1}, {"b": 2}]).shape == (2, 2)
+
+
+def test_rows_of_a_model_that_writes_its_aliases_are_not_empty():
+    class Rated(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(serialize_by_alias=True)
+        risk_level: int = pydantic.Field(alias="riskLevel")
+
+    assert _frame([Rated(riskLevel=3)], tuple(Rated.model_fields))["risk_level"].tolist() == [3]
 
 
 def test_rows_are_shown_as_markdown_and_as_aligned_text():
