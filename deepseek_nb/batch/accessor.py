@@ -116,6 +116,7 @@ def _with_pandas(pandas: Any) -> None:
 def _with_polars(polars: Any) -> None:
     if not hasattr(polars.DataFrame, "deepseek"):
         polars.api.register_dataframe_namespace("deepseek")(DeepSeekAccessor)
+        polars.api.register_lazyframe_namespace("deepseek")(DeepSeekAccessor)  # says to collect it
 
 
 _REGISTER = {"pandas": _with_pandas, "polars": _with_polars}

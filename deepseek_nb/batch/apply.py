@@ -70,8 +70,8 @@ def apply(
     ``answer``. After them come ``status`` ("done", "failed", "pending"), ``error``, ``route``,
     ``attempts``, ``cached``, ``tokens``, ``cost_usd``, ``latency_s``, and with ``raw=True`` the model's
     own words (``raw``) and what was mended in them to read them (``mends``); join the frame to your own
-    with ``df.join(...)``. A polars frame gives a polars frame, row for row; one without rows gives one
-    without rows, and asks nothing.
+    with ``df.join(...)``, or with ``pd.concat([df, ...], axis=1)`` where labels repeat. A polars frame
+    gives a polars frame, row for row; one without rows gives one without rows, and asks nothing.
 
     Equal rows are asked once, and answers that are stored already are not asked again (not older
     than ``ttl``, such as ``"30min"``; ``cache=False``: neither kept nor looked for). ``job`` names

@@ -97,7 +97,7 @@ def job_call(given: Mapping[str, Any]) -> JobCall:
 
 
 KINDS: Mapping[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("system", "model"), text),
+    **dict.fromkeys(("system", "model", "into"), text),
     **dict.fromkeys(("thinking", "cache", "raw", "retry_failed"), switch),
     **dict.fromkeys(("max_tokens", "priority", "cache_block", "rows_per_request"), whole),
     "temperature": number,

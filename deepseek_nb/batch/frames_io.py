@@ -42,10 +42,15 @@ def as_pandas(frame: Any, template: str | None = None) -> pd.DataFrame:
         ) from None
     empty = pd.Series([None] * len(rows), dtype="Int8")
     columns: dict[str, pd.Series[Any]] = {
-        name: pd.Series(rows[name].to_list(), dtype=object) if template is None or name in template else empty
+        name: _copied(rows[name]) if template is None or name.strip() in template else empty
         for name in rows.columns
     }
     return pd.DataFrame(columns, index=pd.RangeIndex(len(rows)))
+
+
+def _copied(column: nw.Series[Any]) -> pd.Series[Any]:
+    narrow = column.dtype == nw.Float32  # 0.1 would come out as 0.10000000149011612
+    return pd.Series(column.to_list(), dtype="float32" if narrow else object)
 
 
 class FrameForm:

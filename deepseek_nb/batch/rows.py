@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from deepseek_nb.batch.form import Form, Layout, compact_json, form_of
@@ -23,6 +26,8 @@ ANY_VALUE = '"a"'
 """A value of one token, the marks around it apart."""
 ESTIMATED_AT_ONCE = 10
 """An estimate goes by tenths of a token, rounded up: of so many texts it is exact."""
+ONE_TEXT = frozenset({str, int, float, bool, date})
+"""Types whose equal values are one text; of others (moments in two time zones, tuples) they may be two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ def read_rows(
     """Read what the template names from every row of ``frame``, in the form of ``layout``.
 
     A row with an empty value (None, NaN, NA, NaT) in a column the template names is not asked
-    (``missing="fail"``), or asked with nothing in its place (``"empty"``). Equal prompts are one.
+    (``missing="fail"``), or asked with nothing in its place (``"empty"``). Equal prompts are one. A column
+    is named without the blanks around its name, and half a character (a lone surrogate) is sent as "?".
 
     A frame without rows has no prompts. Raises :class:`FrameError` where every row lacks a value, and
     :class:`TemplateError` for a template that cannot be read or names a column that is not there.
@@ -118,21 +124,25 @@ def read_rows(
             "The template names no column, so every row would be asked the same.",
             hint="Name columns in double braces, such as {{purpose}}; for a single question use ask().",
         )
-    columns = [str(column) for column in frame.columns]
-    compiled.check(columns)
+    columns = _names(frame.columns)
+    try:
+        compiled.check(columns)
+    except TemplateError as error:
+        lacking = getattr(error, "missing", ())
+        if named := [name for name in frame.index.names if str(name) in lacking]:
+            error.hint = f"{named[0]!r} is the index: df.reset_index() makes it a column."
+        raise
     form = form_of(compiled, columns, layout)
     inline = form.layout == "inline"
-    problems: dict[int, str] = {}
+    problems: dict[int, TemplateError] = {}
     values = (_filled if inline else _values)(frame, compiled, columns, problems)
     asked: Sequence[int] = range(len(frame))
     if problems:
         asked = [row for row in asked if row not in problems]
         values = [[column[row] for row in asked] for column in values]
     if not asked and len(frame):
-        raise FrameError(
-            f"No row can be asked. {next(iter(problems.values()))}",
-            hint="Fill the column, or pass missing='empty'. Nothing was sent.",
-        )
+        first = next(iter(problems.values()))
+        raise FrameError(f"No row can be asked. {_told(first)}", hint=f"{first.hint} Nothing was sent.")
     firsts, which = distinct(values[0] if len(values) == 1 else zip(*values, strict=True))
     values = [[column[row] for row in firsts] for column in values]
     row_prompt = which
@@ -140,9 +150,10 @@ def read_rows(
         row_prompt = [-1] * len(frame)
         for row, number in zip(asked, which, strict=True):
             row_prompt[row] = number
+    told = {row: _told(why) for row, why in problems.items()}
     if inline:
-        return Rows(values[0], row_prompt, problems, form)
-    return Rows(_bodies(values, form), row_prompt, problems, form, values)
+        return Rows(values[0], row_prompt, told, form)
+    return Rows(_bodies(values, form), row_prompt, told, form, values)
 
 
 def kept_rows(prompts: Sequence[str], form: Form) -> Rows:
@@ -154,8 +165,19 @@ def kept_rows(prompts: Sequence[str], form: Form) -> Rows:
     return Rows(prompts, range(len(prompts)), {}, form, columns)
 
 
+def _names(columns: pd.Index) -> list[str]:
+    """The columns' names, without the blanks around them where that does not make two of them one."""
+    names = [str(column) for column in columns]
+    bare = Counter(name.strip() for name in names)
+    return [name.strip() if bare[name.strip()] == 1 else name for name in names]
+
+
+def _told(why: TemplateError) -> str:
+    return f"TemplateError: {why.message}"
+
+
 def _filled(
-    frame: pd.DataFrame, template: Template, columns: list[str], problems: dict[int, str]
+    frame: pd.DataFrame, template: Template, columns: list[str], problems: dict[int, TemplateError]
 ) -> list[list[str]]:
     """The filled template of every row, as one column."""
     wanted = [
@@ -163,30 +185,57 @@ def _filled(
     ]
     fill = template.compile([columns[place] for place in wanted])
     prompts: list[str] = []
-    values = [frame.iloc[:, place].tolist() for place in wanted]
+    values = [_cells(frame.iloc[:, place]) for place in wanted]
     for number, row in enumerate(zip(*values, strict=True)):
         try:
-            prompts.append(fill(row))
+            prompts.append(_whole(fill(row)))
         except TemplateError as why:
-            problems[number] = f"TemplateError: {why.message}"
+            problems[number] = why
             prompts.append("")
     return [prompts]
 
 
 def _values(
-    frame: pd.DataFrame, template: Template, columns: list[str], problems: dict[int, str]
+    frame: pd.DataFrame, template: Template, columns: list[str], problems: dict[int, TemplateError]
 ) -> list[list[str]]:
     """The values of every field as JSON texts, a column for each field."""
     return [_texts(frame.iloc[:, place], read, problems) for place, read in template.readers(columns)]
 
 
-def _texts(column: pd.Series, read: Callable[[Any], Any], problems: dict[int, str]) -> list[str]:
+def _cells(values: Any) -> list[Any]:
+    """The values of a column or an array as Python has them.
+
+    Floats of less than 64 bits stay as they are: ``0.1`` would be 0.10000000149011612.
+    """
+    if values.dtype.kind == "f" and values.dtype.itemsize < 8:
+        return list(getattr(values, "array", values))
+    cells: list[Any] = values.tolist()
+    return list(map(_listed, cells)) if values.dtype == object else cells
+
+
+def _listed(value: Any) -> Any:
+    """An array in a cell as the list that it is: numpy leaves out the middle of long ones in their text."""
+    if isinstance(value, np.ndarray):
+        return list(map(_listed, value)) if value.dtype == object else value.tolist()
+    return value
+
+
+def _whole(text: str) -> str:
+    """The text with "?" for half a character, which cannot be written down: as ``ask`` sends it."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _texts(column: pd.Series, read: Callable[[Any], Any], problems: dict[int, TemplateError]) -> list[str]:
     """A column's values as JSON texts, each distinct value read once."""
     kind = column.dtype
     if not (isinstance(kind, pd.StringDtype | pd.CategoricalDtype) or kind.kind in "biufmM"):
-        return _read_each(enumerate(column.tolist()), read, problems)
+        return _read_each(enumerate(_cells(column)), read, problems)
     codes, values = pd.factorize(column)
-    known = [*_read_each(((-1, value) for value in values.tolist()), read, {}), ""]
+    unread: dict[int, TemplateError] = {}  # NaN, where a dtype tells it from NA
+    known = [*_read_each(enumerate(_cells(values)), read, unread), ""]
+    for code, why in unread.items():
+        for number in (codes == code).nonzero()[0].tolist():
+            problems.setdefault(number, why)
     texts = [known[code] for code in codes.tolist()]
     empty = (codes < 0).nonzero()[0].tolist()
     for number, text in zip(
@@ -197,22 +246,20 @@ def _texts(column: pd.Series, read: Callable[[Any], Any], problems: dict[int, st
 
 
 def _read_each(
-    values: Iterable[tuple[int, Any]], read: Callable[[Any], Any], problems: dict[int, str]
+    values: Iterable[tuple[int, Any]], read: Callable[[Any], Any], problems: dict[int, TemplateError]
 ) -> list[str]:
     """Each value as JSON text; "null", and a problem of its row, where it cannot be asked."""
     known: dict[Any, str] = {}
     texts: list[str] = []
     for number, value in values:
-        name: Any = value if type(value) is str else (type(value), value)
-        try:
-            text = known.get(name)
-        except TypeError:  # a list or the like: never the same twice
-            name, text = None, None
+        kind = type(value)
+        name: Any = value if kind is str else (kind, value) if kind in ONE_TEXT else None
+        text = None if name is None else known.get(name)
         if text is None:
             try:
-                text = compact_json(read(value))
+                text = _whole(compact_json(read(value)))
             except TemplateError as why:
-                problems.setdefault(number, f"TemplateError: {why.message}")
+                problems.setdefault(number, why)
                 text = "null"
             if name is not None and number not in problems:
                 known[name] = text

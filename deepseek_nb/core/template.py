@@ -37,7 +37,9 @@ _OPEN = re.compile(r"(\\*)\{\{(?!\{)")
 _PATH = re.compile(r"""(?P<root>[^\W\d]\w*)(?P<steps>(?:\.[^\W\d_]\w*|\[(?:-?\d+|"[^"]*"|'[^']*')\])*)""")
 _STEP = re.compile(r"""\.(?P<attribute>\w+)|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]""")
 _EMPTY_KINDS = frozenset({"NAType", "NaTType"})  # pandas, known by name: this room imports no library
+_TRUTH_KINDS = frozenset({"bool", "bool_"})  # numpy's, too
 _DATE_KINDS = frozenset({"datetime64", "timedelta64"})  # numpy's, where "not a time" is unequal to itself
+_NO_TEXT: tuple[Any, Any] = (object.__str__, object.__repr__)
 _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
 
 
@@ -125,8 +127,10 @@ class Template:
     def _value(self, placeholder: _Placeholder, steps: tuple[_Step, ...], value: Any) -> Any:
         for step in steps:
             value = step.of(value, placeholder)
-        if type(value) in (str, bool, int):
+        if type(value) in (str, int):
             return value
+        if type(value).__name__ in _TRUTH_KINDS:
+            return bool(value)
         text = self._show(placeholder, (), value)
         if _is_empty(value):
             return None
@@ -233,8 +237,15 @@ class Template:
             raise TemplateError(
                 f"{{{{{placeholder.text}}}}} is a {type(value).__name__}, not a value.", hint=PATH_HINT
             )
+        if (type(value).__str__, type(value).__repr__) == _NO_TEXT:
+            raise TemplateError(
+                f"{{{{{placeholder.text}}}}} is a {type(value).__name__}, which has no text but its address.",
+                hint="Put what is to be read of it into a text first.",
+            )
         if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
             return _float_text(value)
+        if isinstance(value, set | frozenset):  # in the same order in every process
+            return f"{{{', '.join(sorted(map(repr, value)))}}}"
         return str(value)
 
 
@@ -294,6 +305,10 @@ def _parse(source: str) -> tuple[str, tuple[tuple[_Placeholder, str], ...]]:
         closing, next_opening = source.find("}}", position), source.find("{{", position)
         if closing < 0 or 0 <= next_opening < closing:
             raise _syntax_error(source, position - 2, "is never closed by }}")
+        while source.count("{", position, closing) > source.count("}", position, closing):
+            if not source.startswith("}}", closing + 1):
+                break
+            closing += 1  # a brace that the name opens is closed by it: {{c{x}}} is c{x}
         text = source[position:closing].strip()
         if not text:
             raise _syntax_error(source, position - 2, "has no name before its }}")
@@ -359,7 +374,8 @@ def _near(name: str, available: Sequence[str]) -> tuple[str, ...]:
 
 
 def _did_you_mean(names: Sequence[str]) -> str:
-    return f"Did you mean {' or '.join(map(repr, names))}?" if names else ""
+    blank = " Put a blank between its } and the }}." if any(name.endswith("}") for name in names) else ""
+    return f"Did you mean {' or '.join(map(repr, names))}?{blank}" if names else ""
 
 
 def _is_empty(value: Any) -> bool:

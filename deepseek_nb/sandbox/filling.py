@@ -33,6 +33,7 @@ _FORMATS = {
     "date": "2026-11-23",
     "date-time": "2026-11-23T10:00:00Z",
     "time": "10:00:00Z",
+    "duration": "PT1H",
     "email": "someone@example.org",
     "hostname": "example.org",
     "ipv4": "192.0.2.1",
@@ -136,6 +137,8 @@ class _Filler:
         if consts and len(consts) == len(solid):
             return {**rest, "enum": consts}
         pick = self.drawn("alternative", depth) % len(solid) if solid else 0
+        if [self.kind(choice) for choice in solid] == ["number", "string"]:
+            pick = 0  # that is how a Decimal is told, and not any text is one
         return _merged(rest, solid[pick] if solid else {"type": "null"})
 
     def pointed(self, reference: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import deepseek_nb  # noqa: F401 (registers df.deepseek)
 from deepseek_nb.batch.apply import apply
+from deepseek_nb.batch.rows import read_rows
 from deepseek_nb.batch.submit import submit
 from deepseek_nb.core import errors
 from deepseek_nb.sandbox import Fault, FaultScript
@@ -153,6 +155,128 @@ def test_columns_may_have_any_name(client, ticket):
     assert out["label"].tolist() == ["card"]
 
 
+def prompts(column, layout: str = "inline", **options) -> list[str]:
+    """What is asked about the rows of a frame with this one column."""
+    rows = read_rows(pd.DataFrame({"x": column}), "{{x}}", layout=layout, **options)
+    return [rows.prompts[place] for place in rows.row_prompt if place >= 0]
+
+
+LAYOUTS = pytest.mark.parametrize("layout", ["keyed", "inline"])
+
+
+@LAYOUTS
+def test_values_that_are_equal_and_read_otherwise_are_asked_each(layout):
+    """The same moment is night here and morning there; True is not 1."""
+    there = dt.datetime(2026, 1, 1, 8, tzinfo=dt.timezone(dt.timedelta(hours=8)))
+    cells = [there, there.astimezone(dt.UTC), (1, 2), (True, 2.0)]
+    assert len(set(prompts(pd.Series(cells, dtype=object), layout))) == 4
+
+
+@LAYOUTS
+def test_an_array_in_a_cell_is_asked_whole(layout):
+    """Numpy's own text of a long one is its two ends: two rows would be asked as one."""
+    one, other = np.arange(2000), np.arange(2000)
+    other[1000] = 0
+    asked = prompts(pd.Series([one, other, np.array([["a"], np.array(["b"])], dtype=object)]), layout)
+    assert [text.count(",") for text in asked] == [1999, 1999, 1]
+    assert len(set(asked)) == 3
+    assert "array" not in asked[2]
+
+
+def test_narrow_floats_are_asked_as_they_are_shown(client, sandbox):
+    """0.1 and not 0.10000000149011612, in pandas as in polars: the same question."""
+    assert prompts(pd.Series([0.1, 2], dtype="float32"), "keyed") == ['{"x":0.1}', '{"x":2}']
+    assert prompts(pd.Series([0.1, 2], dtype="Float32")) == ["0.1", "2"]
+    run(pd.DataFrame({"text": pd.Series([0.1, None], dtype="float32")}), client)
+    out = run(pl.DataFrame({"text": pl.Series([0.1, None], dtype=pl.Float32)}), client)
+    assert out["status"].to_list() == ["done", "failed"]
+    assert len(sandbox.log) == 1
+
+
+@LAYOUTS
+def test_truths_of_numpy_are_truths(layout):
+    for column in (pd.arrays.SparseArray([True, False]), pd.Series([np.True_, False], dtype=object)):
+        assert prompts(column, layout) == prompts(pd.Series([True, False]), layout)
+
+
+def test_half_a_character_is_asked_as_a_question_mark(client, sandbox):
+    """Text cut in the middle of an emoji: ``ask`` sends it like that, too."""
+    halves, asked = pd.DataFrame({"text": pd.Series(["a \ud83d", "b"], dtype=object)}), []
+    sandbox.faults = FaultScript(lambda ask: asked.append(ask.text))
+    for layout in ("keyed", "compact", "inline"):
+        assert run(halves, client, layout=layout)["status"].tolist() == ["done", "done"]
+    assert sum("a ?" in text for text in asked) == 3
+
+
+def test_an_object_without_a_text_is_no_value(client, sandbox):
+    """Its address is another one in the next process: the row would be paid again."""
+    frame = pd.DataFrame({"text": pd.Series(["here", object()], dtype=object)})
+    out = run(frame, client)
+    assert out["status"].tolist() == ["done", "failed"]
+    assert "no text" in out["error"].iloc[1]
+
+
+@LAYOUTS
+def test_a_category_that_cannot_be_asked_fails_its_rows(layout):
+    """As NaN does in a column of pyarrow, where it is a value and not missing."""
+    column = pd.Series([len, "here", len], dtype=object).astype("category")
+    rows = read_rows(pd.DataFrame({"x": column}), "{{x}}", layout=layout)
+    assert (list(rows.row_prompt), list(rows.problems)) == ([-1, 0, -1], [0, 2])
+
+
+def test_blanks_around_a_columns_name_need_not_be_written(client):
+    """As the second line of ``a, b`` in a CSV file has them."""
+    for kind in (pd, pl):
+        frame = kind.DataFrame({" text ": ["lost"], "text  ": ["x"], " other": ["my card"]})
+        assert "my card" in run_with(frame, "Echo {{other}} please", client)
+        with pytest.raises(errors.TemplateError, match="'text'"):  # which of the two?
+            run_with(frame, "Echo {{text}} please", client)
+
+
+def run_with(frame, template, client) -> str:
+    out = apply(frame, template, client=client, progress=False)
+    return str(out["answer"][0])
+
+
+def test_the_index_is_told_to_be_made_a_column(client):
+    frame = pd.DataFrame({"x": ["a"]}, index=pd.Index(["q"], name="text"))
+    with pytest.raises(errors.TemplateError, match="reset_index"):
+        run(frame, client)
+
+
+def test_where_no_row_can_be_asked_the_hint_is_of_what_is_wrong(client):
+    frame = pd.DataFrame({"user": [{"name": "Ada"}]})
+    with pytest.raises(errors.FrameError, match=r"write \['name'\] instead of \.name"):
+        apply(frame, "Greet {{user.name}}", client=client, progress=False)
+
+
+@pytest.mark.parametrize("into", [5, ["a"]], ids=str)
+def test_a_column_is_named_by_a_text(frame, client, sandbox, into):
+    with pytest.raises(errors.RequestInvalid, match="into is a text"):
+        run(frame, client, into=into)
+    assert len(sandbox.log) == 0
+
+
+def test_aliases_that_a_model_writes_itself_are_the_columns(frame, client):
+    """Also inside a list or another model; the value is not lost under its other name."""
+
+    class Rated(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(serialize_by_alias=True)
+        risk_level: int = pydantic.Field(alias="riskLevel")
+
+    class Outer(pydantic.BaseModel):
+        inner: Rated
+
+    assert run(frame, client, schema=Rated)["riskLevel"].notna().all()
+    assert run(frame, client, schema=Outer)["inner.riskLevel"].notna().all()
+
+
+def test_a_decimal_is_its_text(frame, client):
+    out = run(frame, client, schema={"price": decimal.Decimal})
+    assert set(out["status"]) == {"done"}
+    assert all(isinstance(price, str) and decimal.Decimal(price) >= 0 for price in out["price"])
+
+
 # --------------------------------------------------------------------------------------------- polars
 
 
@@ -261,6 +385,8 @@ def test_a_lazy_frame_is_told_to_be_collected(client):
     with pytest.raises(errors.FrameError, match="LazyFrame") as caught:
         run(pl.LazyFrame({"text": ["a"]}), client)
     assert "collect" in caught.value.hint
+    with pytest.raises(errors.FrameError, match="collect"):
+        pl.LazyFrame({"text": ["a"]}).deepseek.apply(ASK, client=client)
 
 
 def test_what_stops_a_polars_job_has_a_polars_frame(polars_frame, client, sandbox):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import decimal
 import math
+import os
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +30,8 @@ NAMESPACE: dict[str, Any] = {
     "monthly income (DM)": 1169,
     "收入": "income",
     "_1": "an old result",
+    "c{x}": "braces",
+    "x}": "half a brace",
 }
 
 
@@ -43,6 +48,8 @@ NAMESPACE: dict[str, Any] = {
         ("{{user.scores[0]}}{{user.scores[-1]}}", "13"),
         ("""{{d["key"]}}{{d['a b']}}{{ d["xs"][1] }}""", "dkdab20"),
         ("{{xs[0]}}", "first"),
+        ("{{c{x}}}, {{ c{x} }}, {c{{x}}}", "braces, braces, {cVALUE}"),
+        ("{{ x} }}", "half a brace"),
     ],
 )
 def test_names_and_paths_are_filled(source: str, filled: str) -> None:
@@ -281,3 +288,28 @@ def test_templates_are_values() -> None:
     assert template != Template("{{x}}", missing="empty")
     assert pickle.loads(pickle.dumps(template)).render({"x": 1}) == "1"
     assert repr(template) == "Template(source='{{x}}', missing='error')"
+
+
+def test_a_name_that_ends_in_a_brace_is_told_how_to_write_it() -> None:
+    with pytest.raises(TemplateError) as caught:
+        Template("{{y}}}").render({"y}": 1})
+    assert "Put a blank" in caught.value.hint
+
+
+def test_sets_have_one_text_in_every_process() -> None:
+    """Words hash differently in each: the order of a set is no part of what it says."""
+    code = """
+from deepseek_nb.core.template import Template
+print(Template("{{x}}").render({"x": set("abcdef")}), Template("{{x}}").render({"x": frozenset([2, 10])}))
+"""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert told == {"{'a', 'b', 'c', 'd', 'e', 'f'} {10, 2}\n"}
