@@ -211,8 +211,9 @@ def _export(options: argparse.Namespace) -> int:
     if _journal_missing(options):
         raise _unknown(options.name)
     with _journal(options) as journal:
-        frame = room("batch.resume").job_frame(journal, options.name)
-    room("batch.export").to_file(frame, options.file)
+        resume = room("batch.resume")
+        frame, form = resume.job_frame(journal, options.name), resume.job_form(journal, options.name)
+    room("batch.export").to_file(frame, form, options.file)
     done = int((frame["status"] == "done").sum())
     print(f"{len(frame):,} rows, {done:,} of them done, in {options.file}")
     return 0

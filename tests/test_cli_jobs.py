@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -155,6 +156,17 @@ def test_answers_are_exported_with_their_prompts_and_without_formulas(server, fo
     kept = polars.read_parquet(parquet)
     assert kept["label"].to_list() == [None if pd.isna(each) else each for each in told["label"]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.csv", "out.jsonl", "out.parquet"]
+
+
+def test_lists_and_objects_of_answers_are_exported(server, folder, shell, tmp_path):
+    """To Parquet as what the schema says they are; what it leaves open is JSON text."""
+    begin(server, folder, 3, schema={"tags": list[str], "either": int | str, "free": dict[str, int]})
+    done = shell("export", "tickets", str(tmp_path / "out.parquet"))
+    assert (done.returncode, done.stderr) == (0, "")
+    polars = pytest.importorskip("polars")
+    kept = polars.read_parquet(tmp_path / "out.parquet")
+    assert kept.schema["tags"] == polars.List(polars.String)
+    assert {type(json.loads(text)) for text in kept["free"]} == {dict}
 
 
 def test_a_job_whose_description_is_damaged_is_not_exported(server, folder, shell, tmp_path):

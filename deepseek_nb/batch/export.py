@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from deepseek_nb.batch.frames_io import as_pandas
+from deepseek_nb.batch.frames_io import FrameForm, as_pandas
 from deepseek_nb.core.errors import ConfigError
 
 __all__ = ["escaped", "to_csv", "to_excel", "to_file"]
@@ -68,16 +68,17 @@ def to_excel(frame: Any, path: Any, *, escape_formulas: bool = True, **options: 
     frame.to_excel(path, **options)
 
 
-def to_file(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def to_file(frame: pd.DataFrame, form: FrameForm, path: str | os.PathLike[str]) -> None:
     """Write ``frame`` without its index to a ``.csv`` (no formula in it), ``.parquet`` or ``.jsonl`` file.
 
+    ``form`` knows its columns, which a Parquet file needs: what a list holds, and what is open.
     A file that is there is replaced at the end, in one step. Raises ConfigError for another ending, for a
     place that cannot be written, and where nothing that writes Parquet is installed.
     """
     path = Path(path)
     writers: dict[str, Callable[[Path], Any]] = {
         ".csv": lambda there: to_csv(frame, there, index=False),
-        ".parquet": lambda there: _to_parquet(frame, there),
+        ".parquet": lambda there: form.write_parquet(frame, there),
         ".jsonl": lambda there: frame.to_json(there, orient="records", lines=True, force_ascii=False),
     }
     write = writers.get(path.suffix.lower())
@@ -94,23 +95,6 @@ def to_file(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     finally:
         with contextlib.suppress(OSError):
             half.unlink(missing_ok=True)
-
-
-def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
-    if importlib.util.find_spec("pyarrow") is not None:
-        frame.to_parquet(path, index=False)
-    elif importlib.util.find_spec("polars") is not None:
-        importlib.import_module("polars").DataFrame(
-            {
-                name: [None if pd.isna(each) else each for each in frame[name].tolist()]
-                for name in frame.columns
-            }
-        ).write_parquet(path)
-    else:
-        raise ConfigError(
-            "Writing Parquet files needs pyarrow, which is not installed.",
-            hint="Install it: pip install pyarrow",
-        )
 
 
 def escaped(frame: pd.DataFrame) -> pd.DataFrame:
@@ -157,14 +141,16 @@ def _text(value: Any) -> Any:
 
 
 def _column(column: pd.Series[Any]) -> pd.Series[Any]:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
+    if isinstance(column.dtype, pd.CategoricalDtype) and _may_hold_text(column.cat.categories.dtype):
+        column = column.astype(object)
+    if column.dtype == object:  # map would make floats of whole numbers beside an empty place
+        return pd.Series(list(map(_text, column.tolist())), index=column.index, dtype=object)
     return column.map(_text) if _may_hold_text(column.dtype) else column
 
 
 def _axis(axis: pd.Index) -> pd.Index:
-    if isinstance(axis, pd.CategoricalIndex):
-        axis = axis.astype(axis.categories.dtype)
+    if isinstance(axis, pd.CategoricalIndex) and _may_hold_text(axis.categories.dtype):
+        axis = axis.astype(object)
     if len(axis) and (isinstance(axis, pd.MultiIndex) or _may_hold_text(axis.dtype)):
         axis = axis.map(_text)
     return axis.set_names([_text(name) for name in axis.names])

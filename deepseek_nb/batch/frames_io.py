@@ -124,7 +124,7 @@ def _level(values: pd.Series[Any]) -> tuple[pd.Series[Any], Kind]:
     types = pd.api.types
     if types.is_bool_dtype(values.dtype):
         return values.astype("boolean"), "boolean"
-    if types.is_integer_dtype(values.dtype):
+    if types.is_integer_dtype(values.dtype) and not (values >= 2**63).any():
         return values.astype("Int64"), "integer"
     if types.is_float_dtype(values.dtype):
         return values.astype("Float64"), "number"

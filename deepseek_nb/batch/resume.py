@@ -32,7 +32,7 @@ from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.errors import ConfigError, JobMismatch
 
-__all__ = ["job_frame", "resume", "work_off"]
+__all__ = ["job_form", "job_frame", "resume", "work_off"]
 
 
 def resume(
@@ -85,8 +85,7 @@ def resume(
             raise _other(there, spec.meta(client.aio))
         run = job_run(ready, patience=patience, hours=hours)
         frame_of = partial(_frame, replace(rows, values=()), keys, spec.schema)
-        columns = (Column(_prompt_name(spec.schema), (), "string"), *frame_columns(spec.schema, None))
-        form = FrameForm(pd.DataFrame(), columns)
+        form = _form(spec.schema)
         again = partial(
             resume,
             name,
@@ -136,6 +135,16 @@ def _frame(rows: Rows, keys: list[str], schema: Schema | None, ledger: Any) -> p
     prompts = pd.Series(rows.form.filled(rows.prompts), index=frame.index, dtype="str")
     frame.insert(0, _prompt_name(schema), prompts)
     return frame
+
+
+def job_form(journal: Journal, name: str) -> FrameForm:
+    """What the columns of :func:`job_frame` hold; raises what it does."""
+    return _form(spec_of(_job(journal, name).meta).schema)
+
+
+def _form(schema: Schema | None) -> FrameForm:
+    prompt = Column(_prompt_name(schema), (), "string")
+    return FrameForm(pd.DataFrame(), (prompt, *frame_columns(schema, None)))
 
 
 def _prompt_name(schema: Schema | None) -> str:

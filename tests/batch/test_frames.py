@@ -403,6 +403,17 @@ def test_polars_frames_are_exported_without_formulas(tmp_path):
     assert pd.read_excel(tmp_path / "notes.xlsx")["note"].tolist() == ["'=1+1", "fine"]
 
 
+def test_an_export_writes_whole_numbers_beside_an_empty_place_as_they_are(tmp_path):
+    """To the last digit: an id is no float, in a column of any kind, nor in a category."""
+    number = 2**60 + 1
+    kinds = {"object": object, "Int64": "Int64", "category": pd.CategoricalDtype([number])}
+    frame = pd.DataFrame({name: pd.Series([number, None], dtype=kind) for name, kind in kinds.items()})
+    assert frame.deepseek.to_csv(index=False).splitlines()[1] == ",".join([str(number)] * 3)
+    assert pl.DataFrame({"n": [number, None]}).deepseek.to_csv().splitlines()[1] == str(number)
+    mixed = pd.DataFrame({"c": pd.Categorical(["=1+1", 3, None])}, index=pd.CategoricalIndex([1, 2, None]))
+    assert mixed.deepseek.to_csv().splitlines()[1:] == ['1,"\'=1+1"', "2,3", '"",""']
+
+
 # --------------------------------------------------------------------------------------------- Parquet
 
 
@@ -433,6 +444,15 @@ def test_the_levels_of_an_index_are_columns_of_a_parquet_file(frame, client, tmp
     read = pl.read_parquet(tmp_path / "out.parquet")
     assert read.columns == ["n", "level_1", "status_", *ABOUT]
     assert list(zip(read["n"], read["level_1"], strict=True)) == frame.index.tolist()
+
+
+def test_an_index_of_numbers_beyond_63_bits_is_text_in_a_parquet_file(client, tmp_path):
+    """Such as hashes."""
+    index = pd.Index([2**64 - 1, 1], dtype="uint64", name="hash")
+    job = submit(pd.DataFrame({"text": ["a", "b"]}, index=index), ASK, client=client)
+    job.result(30)
+    job.to_parquet(tmp_path / "out.parquet")
+    assert pl.read_parquet(tmp_path / "out.parquet")["hash"].to_list() == [str(2**64 - 1), "1"]
 
 
 def test_a_parquet_file_that_cannot_be_written_leaves_nothing(frame, client, tmp_path):
