@@ -211,6 +211,8 @@ class Schema:
             )
         except fastjsonschema.JsonSchemaValueException as why:
             told = str(why.message).removeprefix("data.")
+        except Exception as why:  # noqa: BLE001 (a validator of the caller's own may raise anything)
+            told = f"a check of its own raised {type(why).__name__}: {why}"
         raise ValueError(f"The answer does not fit {self.name}: {told}.")
 
     def _validated(self, raw: Any) -> Any:
@@ -303,7 +305,9 @@ def _no_type(shape: Mapping[Any, Any]) -> SchemaError:
     unread = (pair for pair in shape.items() if _created("One", {"one": (pair[1], ...)}) is None)
     column, kind = next(unread, next(iter(shape.items())))
     hint = "Use str, int, float, bool, date, Literal['yes', 'no'], an Enum, a model or a list of these."
-    if isinstance(kind, list | tuple) and kind:
+    if isinstance(kind, list) and len(kind) == 1 and isinstance(kind[0], type):
+        hint = f"For a list of these write list[{kind[0].__name__}]."
+    elif isinstance(kind, list | tuple) and kind:
         hint = f"For one of these values write Literal[{', '.join(map(repr, kind))}]."
     elif isinstance(kind, set | frozenset) and kind:
         hint = f"For one of these values write Literal[{', '.join(sorted(map(repr, kind)))}]."

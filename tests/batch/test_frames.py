@@ -271,6 +271,25 @@ def test_aliases_that_a_model_writes_itself_are_the_columns(frame, client):
     assert run(frame, client, schema=Outer)["inner.riskLevel"].notna().all()
 
 
+def test_a_check_that_breaks_is_no_end_of_the_job(frame, client, sandbox):
+    """Its row is asked again, as after any answer that does not fit; the same call then sends nothing."""
+
+    class Split(pydantic.BaseModel):
+        why: str
+
+        @pydantic.field_validator("why")
+        @classmethod
+        def without_seven(cls, why: str) -> str:
+            return {}["seven"] if "number 7" in why else why
+
+    first = run(frame, client, schema=Split)
+    assert set(first["status"]) == {"done"}
+    sent = len(sandbox.log)
+    assert sent > 30
+    assert run(frame, client, schema=Split)["why"].tolist() == first["why"].tolist()
+    assert len(sandbox.log) == sent
+
+
 def test_a_decimal_is_its_text(frame, client):
     out = run(frame, client, schema={"price": decimal.Decimal})
     assert set(out["status"]) == {"done"}

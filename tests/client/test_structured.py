@@ -131,6 +131,7 @@ def test_a_recursive_model_is_a_schema_like_any_other():
         ([], "is not a schema"),
         ({"n": int, "mood": ["good", "bad"]}, r"'mood'.*write Literal\['good', 'bad'\]"),
         ({"mood": {"good", "bad"}}, r"'mood'.*write Literal\['bad', 'good'\]"),
+        ({"tags": [str]}, r"'tags'.*write list\[str\]"),
         ({"mood": "good|bad"}, "'mood' cannot have the type 'good|bad'. Use str, int"),
         ({"n": int, "inner": {"mood": len}}, "'mood' cannot have the type <built-in function len>"),
         ({1: int, "1": str}, "Two columns have one name"),
@@ -322,3 +323,21 @@ def test_a_shape_that_cannot_be_read_is_one_error(shape, words):
     """Ours, before anything is sent, and without a look at other servers or files."""
     with pytest.raises(SchemaError, match=words):
         Schema.of(shape)
+
+
+def test_a_check_that_breaks_is_an_answer_that_does_not_fit():
+    """Whatever a model's own validator raises: what was paid for is kept on the error."""
+
+    class Split(pydantic.BaseModel):
+        why: str
+
+        @pydantic.field_validator("why")
+        @classmethod
+        def behind_the_colon(cls, why: str) -> str:
+            return why.split(":")[1]
+
+    schema = Schema.of(Split)
+    assert schema.parse(Answer('{"why": "it: rains"}')).why == " rains"
+    with pytest.raises(SchemaMismatch, match="a check of its own raised IndexError") as caught:
+        schema.parse(Answer('{"why": "it rains"}'))
+    assert caught.value.answer.text == '{"why": "it rains"}'
