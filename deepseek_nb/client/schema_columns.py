@@ -37,7 +37,7 @@ class Column:
     choices: tuple[str, ...] = ()
     """The values of a category, in the schema's order."""
     schema: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The field's own schema, without null and references at its top, with the definitions it needs."""
+    """Its values' own schema, without null and references at its top, with the definitions it needs."""
 
     def of(self, plain: Mapping[str, Any]) -> Any:
         """The column's value in an answer (plain JSON values); None where it is not there."""
@@ -95,7 +95,8 @@ def _columns(
             yield from _columns(inner, told_root, under, held_root, f"{here}.", at, nested, depth + 1)
         else:
             kind, choices = kind_of(inner)
-            yield Column(here, at, kind, choices, {**inner, "$defs": told_root.get("$defs", {})})
+            kept = {words: held_root[words] for words in ("$defs", "definitions") if words in held_root}
+            yield Column(here, at, kind, choices, {**under, **kept})
 
 
 def kind_of(schema: Mapping[str, Any]) -> tuple[Kind, tuple[str, ...]]:

@@ -340,6 +340,9 @@ def test_polars_objects_are_structs_or_json_text(polars_frame, client):
     out = run(polars_frame.head(2), client, schema=Full, nested="object")
     assert out.schema["owner"] == pl.Struct({"name": pl.String, "age": pl.Int64})
     assert run(polars_frame.head(2), client, schema=Full, into="all").schema["all"].fields[0].name == "label"
+    aliased = pydantic.create_model("Aliased", name=(str, pydantic.Field(alias="its name")))
+    listed = run(polars_frame.head(2), client, schema={"all": list[aliased]})
+    assert listed.schema["all"] == pl.List(pl.Struct({"name": pl.String}))
     loose = run(polars_frame.head(2), client, schema={"any": dict[str, int]})
     assert isinstance(json.loads(loose["any"][0]), dict)
 
