@@ -81,7 +81,10 @@ def job_call(given: Mapping[str, Any]) -> JobCall:
     Raises :class:`ConfigError`, :class:`RequestInvalid` or :class:`TemplateError` for one of the wrong kind.
     """
     template = given["template"]
-    template = template.source if isinstance(template, Template) else template
+    if isinstance(template, Template):
+        if template.missing == "empty":
+            given = {**given, "missing": "empty"}
+        template = template.source
     if not isinstance(template, str):
         raise TemplateError(
             f"A template is a text, not {type(template).__name__}.", hint="Such as: 'Rate {{purpose}}'."

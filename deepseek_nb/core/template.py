@@ -125,8 +125,7 @@ class Template:
         ]
 
     def _value(self, placeholder: _Placeholder, steps: tuple[_Step, ...], value: Any) -> Any:
-        for step in steps:
-            value = step.of(value, placeholder)
+        value = _at_the_end(steps, value, placeholder)
         if type(value) in (str, int):
             return value
         if type(value).__name__ in _TRUTH_KINDS:
@@ -218,8 +217,7 @@ class Template:
         value: Any,
         write: Callable[[Any, str], str | None] | None = None,
     ) -> str:
-        for step in steps:
-            value = step.of(value, placeholder)
+        value = _at_the_end(steps, value, placeholder)
         if type(value) is str:
             return value
         if write is not None and (written := write(value, placeholder.text)) is not None:
@@ -273,6 +271,15 @@ class _Step:
                 missing=(placeholder.text,),
                 near={placeholder.text: near},
             ) from error
+
+
+def _at_the_end(steps: tuple[_Step, ...], value: Any, placeholder: _Placeholder) -> Any:
+    """What the path leads to; where nothing stands on the way, that."""
+    for step in steps:
+        if _is_empty(value):
+            break
+        value = step.of(value, placeholder)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from deepseek_nb.batch.apply import apply
 from deepseek_nb.batch.rows import read_rows
 from deepseek_nb.batch.submit import submit
 from deepseek_nb.core import errors
+from deepseek_nb.core.template import Template
 from deepseek_nb.sandbox import Fault, FaultScript
 
 ASK = "Sort this ticket: {{text}}"
@@ -236,6 +237,23 @@ def test_blanks_around_a_columns_name_need_not_be_written(client):
 def run_with(frame, template, client) -> str:
     out = apply(frame, template, client=client, progress=False)
     return str(out["answer"][0])
+
+
+def test_a_template_says_itself_what_an_empty_value_does(frame, client):
+    frame.iloc[0, 0] = None
+    template = Template(ASK, missing="empty")
+    out = apply(frame, template, client=client, progress=False)
+    assert set(out["status"]) == {"done"}
+
+
+@pytest.mark.parametrize("layout", ["keyed", "compact", "inline"])
+def test_a_path_that_begins_at_an_empty_value_is_empty(layout):
+    """A row without a user has no name of one, in a frame of structs as in one of dictionaries."""
+    users = pd.DataFrame({"user": [{"name": "Ada"}, None, np.nan]})
+    rows = read_rows(users, "Greet {{user['name']}}", layout=layout)
+    assert set(rows.problems) == {1, 2}
+    assert all("is empty" in why for why in rows.problems.values())
+    assert read_rows(users, "Greet {{user['name']}}", layout=layout, missing="empty").problems == {}
 
 
 def test_the_index_is_told_to_be_made_a_column(client):
