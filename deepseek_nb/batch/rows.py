@@ -214,9 +214,12 @@ def _cells(values: Any) -> list[Any]:
 
 
 def _listed(value: Any) -> Any:
-    """An array in a cell as the list that it is: numpy leaves out the middle of long ones in their text."""
+    """What a cell holds, without numpy: it leaves out the middle of an array, and writes np.float64(0.5)."""
     if isinstance(value, np.ndarray):
         return list(map(_listed, value)) if value.dtype == object else value.tolist()
+    if type(value) in (list, tuple):
+        inside = (each.item() if isinstance(each, np.number | np.bool_) else _listed(each) for each in value)
+        return type(value)(inside)
     return value
 
 

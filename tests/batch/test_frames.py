@@ -184,6 +184,12 @@ def test_an_array_in_a_cell_is_asked_whole(layout):
     assert "array" not in asked[2]
 
 
+@LAYOUTS
+def test_numbers_of_numpy_in_a_list_are_numbers(layout):
+    cells = [list(np.array([0.5, 2])), (np.int64(1), [np.True_])]
+    assert prompts(pd.Series(cells), layout) == prompts(pd.Series([[0.5, 2.0], (1, [True])]), layout)
+
+
 def test_narrow_floats_are_asked_as_they_are_shown(client, sandbox):
     """0.1 and not 0.10000000149011612, in pandas as in polars: the same question."""
     assert prompts(pd.Series([0.1, 2], dtype="float32"), "keyed") == ['{"x":0.1}', '{"x":2}']
