@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from deepseek_nb.adapters.addresses import checked_url
 from deepseek_nb.adapters.settings import Settings
 from deepseek_nb.client.local_model import LocalModel
 from deepseek_nb.client.routes import Route
@@ -163,7 +165,7 @@ def read_config(path: str | Path, environ: Mapping[str, str] | None = None) -> G
     """
     path = Path(path).expanduser()
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        told = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror or error}.",
@@ -245,16 +247,25 @@ def _upstream(entry: Table, environ: Mapping[str, str], folder: Path, *, first: 
             hint="Those with one stand in, in the order of the file.",
         )
     price = entry.numbers("price_usd", 3)
+    base_url, model = entry.text("base_url"), entry.text("model", None)
+    # what a client would refuse is refused here, with the place it stands at
+    told: dict[str, Any] = {"base_url": base_url} | ({} if model is None else {"model": model})
+    Settings(**told, sources=dict.fromkeys(told, entry.where))
     made = UpstreamEntry(
         name=_name(entry),
-        base_url=entry.text("base_url"),
+        base_url=base_url,
         key=_from_environment(entry, "key_env", environ),
-        model=entry.text("model", None),
+        model=model,
         weight=entry.number("weight", 1.0, 0.0, 1e6),
         dialect=entry.choice("dialect", ("deepseek", "openai"), None),
         price_usd=None if price is None else (price[0], price[1], price[2]),
     )
     entry.end()
+    if not first and made.key is None and not made.route("any").on_this_machine:
+        raise ConfigError(
+            f"{entry.place('key_env')} is missing.",
+            hint="The environment variable with its API key; only a server on this machine needs none.",
+        )
     return made
 
 
@@ -291,13 +302,16 @@ def _from_environment(entry: Table, key: str, environ: Mapping[str, str]) -> Sec
 
 def _redis_url(gateway: Table, environ: Mapping[str, str]) -> Secret | None:
     """Where Redis is: in the file, or in an environment variable, where the password may stand in it."""
-    if (url := gateway.text("redis_url", None)) is None:
-        return _from_environment(gateway, "redis_url_env", environ)
-    if gateway.has("redis_url_env"):
+    given = gateway.text("redis_url", None)
+    url = _from_environment(gateway, "redis_url_env", environ) if given is None else Secret(given)
+    if given is not None and gateway.has("redis_url_env"):
         raise ConfigError(f"{gateway.where} has redis_url and redis_url_env.", hint="Give one of them.")
-    if "@" in url:
+    if given is not None and "@" in given:
         raise gateway.wrong("redis_url", "without a password; name a variable with all of it: redis_url_env")
-    return Secret(url)
+    if url is not None and url.reveal().partition("://")[0] not in ("redis", "rediss", "unix"):
+        key = "redis_url_env" if given is None else "redis_url"
+        raise gateway.wrong(key, "such as redis://HOST:6379/0, rediss://HOST or unix:///PATH")
+    return url
 
 
 def _variable(entry: Table, key: str, variable: str, environ: Mapping[str, str]) -> Secret:
@@ -361,7 +375,15 @@ def _webhook(table: Table, environ: Mapping[str, str]) -> Secret | None:
     named = _from_environment(table, "webhook_env", environ)
     if url is not None and named is not None:
         raise ConfigError(f"{table.where} has webhook and webhook_env.", hint="Give one of them.")
-    return Secret(url) if url is not None else named
+    found = named if url is None else Secret(url)
+    if found is not None:
+        try:
+            parts = urlsplit(found.reveal())
+            checked_url(f"{parts.scheme}://{parts.netloc}", with_auth=False)
+        except (ConfigError, ValueError):
+            key = "webhook" if url is not None else "webhook_env"
+            raise table.wrong(key, "a web address, such as https://hooks.example.org/T1") from None
+    return found
 
 
 def _thresholds(table: Table) -> Thresholds:
@@ -398,6 +420,7 @@ def _refuse_twins(upstreams: tuple[UpstreamEntry, ...], tenants: Mapping[str, Te
 
 
 def _settings(gateway: Table, first: UpstreamEntry, environ: Mapping[str, str]) -> Settings:
+    key_place = "key_env in [[upstream]] number 1"
     given: dict[str, Any] = {
         "base_url": first.base_url,
         "api_key": first.key,
@@ -413,7 +436,7 @@ def _settings(gateway: Table, first: UpstreamEntry, environ: Mapping[str, str]) 
     folder = gateway.text("data_dir", environ.get("DEEPSEEK_NB_DATA_DIR", "").strip() or None)
     if folder is not None:
         given["data_dir"] = folder
-    settings = Settings(**given)
+    settings = Settings(**given, sources=dict.fromkeys(given, gateway.where) | {"api_key": key_place})
     if settings.api_key is None:
         raise ConfigError(
             f"The upstream {first.name!r} needs key_env, the environment variable with its API key.",
