@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from deepseek_nb.gateway.account import balance, listing, one_model
 from deepseek_nb.gateway.bodies import read_body
@@ -83,6 +82,11 @@ class _Routes:
         finally:
             rooms, self._rooms = self._rooms, None
             await rooms.aclose()
+
+    def rest(self) -> None:
+        """The server begins to end: nothing more is asked of the queue."""
+        if self._rooms is not None:
+            self._rooms.jobs.rest()
 
     @property
     def rooms(self) -> Rooms:
@@ -206,7 +210,7 @@ async def _unexpected(request: Request, _: Exception) -> Response:
     return error_reply(request, ApiError(500, message, kind="server_error", code="internal_error"))
 
 
-def create_app(config: GatewayConfig) -> ASGIApp:
+def create_app(config: GatewayConfig) -> Front:
     """The app for an ASGI server; one process, one event loop."""
     monitor = Monitor(lambda: asyncio.get_running_loop().time())
     routes = _Routes(config, monitor)
@@ -221,4 +225,4 @@ def create_app(config: GatewayConfig) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False
-    return Front(app, monitor)
+    return Front(app, monitor, rest=routes.rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -13,16 +14,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deepseek_nb.core.errors import DeepSeekError
 from deepseek_nb.gateway.logs import log_request
 from deepseek_nb.gateway.monitor import Monitor
 from deepseek_nb.gateway.refusals import ApiError
 
-__all__ = ["ClientGone", "Front", "Note", "error_reply", "note_of", "while_connected"]
+__all__ = ["GRACE_S", "ClientGone", "Front", "Note", "error_reply", "note_of", "while_connected"]
 
 T = TypeVar("T")
 NOTE = "deepseek_nb.note"
 CLIENT_GONE = 499
 """The status in log and counts of a request whose client went away, as nginx says it."""
+ENDED = 503
+"""The same of one that was cut because the gateway ended."""
+GRACE_S = 10
+"""What is under way when the gateway ends has so long to end."""
 
 
 @dataclass(slots=True)
@@ -47,14 +53,18 @@ class ClientGone(Exception):
 class Front:
     """Around the app: numbers, times, counts and logs each request."""
 
-    def __init__(self, app: ASGIApp, monitor: Monitor) -> None:
+    def __init__(self, app: ASGIApp, monitor: Monitor, rest: Callable[[], None]) -> None:
         self._app = app
         self._monitor = monitor
+        self.rest = rest
+        """Called when the server begins to end."""
+        self.refused: DeepSeekError | None = None
+        """Why the app did not start, where it can be said in a sentence: for whoever runs it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._without_trace(send))
             return
         note = scope[NOTE] = Note(uuid.uuid4().hex, time.monotonic())
 
@@ -70,6 +80,11 @@ class Front:
 
         try:
             await self._app(scope, receive, numbered)
+        except asyncio.CancelledError:  # the gateway ends, and the answer took longer than it waits
+            begun, note.status, note.code = note.status, ENDED, "gateway_ended"
+            if begun:
+                raise
+            await error_reply(Request(scope), _ended())(scope, receive, numbered)
         except BaseException:
             note.status = note.status or 500
             raise
@@ -79,6 +94,23 @@ class Front:
             log_request(
                 note.request_id, note.tenant, note.route, note.status, seconds, note.code, note.fields
             )
+
+    def _without_trace(self, send: Send) -> Send:
+        """``send`` for the start of the app: an error that is a sentence is kept in place of its trace."""
+
+        async def told(message: Message) -> None:
+            error = sys.exc_info()[1]  # Starlette tells of it while it handles it
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, DeepSeekError):
+                self.refused = error
+                message = {"type": message["type"], "message": ""}
+            await send(message)
+
+        return told
+
+
+def _ended() -> ApiError:
+    message = "The gateway ended before the answer came. Ask again."
+    return ApiError(ENDED, message, kind="server_error", code="gateway_ended", retry_after_s=1.0)
 
 
 def note_of(request: Request) -> Note:

@@ -19,7 +19,8 @@ from starlette.responses import Response
 from deepseek_nb.core.errors import StoreFailed
 from deepseek_nb.gateway.batches import Item, read_compute, told_of
 from deepseek_nb.gateway.config import Tenant
-from deepseek_nb.gateway.desk import CacheWish, Desk
+from deepseek_nb.gateway.desk import CacheWish, Call, Desk
+from deepseek_nb.gateway.front import GRACE_S
 from deepseek_nb.gateway.ledger import JOBS_FILE, Entry, JobState, Ledger, Queued
 from deepseek_nb.gateway.logs import log_event
 from deepseek_nb.gateway.refusals import ApiError, bad_request
@@ -57,11 +58,29 @@ class JobRoom:
         """Questions without a result, by tenant; deleting a job can leave it some off for an hour."""
         self._wake = {name: asyncio.Event() for name in desk.config.tenants}
         self._under_way: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._asking: dict[asyncio.Task[Any], Call] = {}
+        """Those of them that are asked now, and not only waiting to be."""
+        self._rests_until_s: float | None = None
         self._work = [asyncio.create_task(self._serve(tenant)) for tenant in desk.config.tenants.values()]
         self._work.append(asyncio.create_task(self._clean()))
 
+    def rest(self) -> None:
+        """Ask nothing more until the next start; what an upstream has now has ``GRACE_S`` to end."""
+        if self._rests_until_s is not None:
+            return
+        self._rests_until_s = asyncio.get_running_loop().time() + GRACE_S
+        for task in (*self._work, *self._under_way.values()):
+            call = self._asking.get(task)
+            if call is None or self._desk.health.upstreams[call.upstream].down:
+                task.cancel()
+
     async def aclose(self) -> None:
-        """Stop asking; what is under way is hung up on, and asked again after the next start."""
+        """Rest, and hang up on what takes longer: that is asked again after the next start."""
+        self.rest()
+        assert self._rests_until_s is not None  # noqa: S101 (set by rest)
+        if self._asking:
+            left_s = self._rests_until_s - asyncio.get_running_loop().time()
+            await asyncio.wait(self._asking, timeout=max(0.0, left_s))
         tasks = [*self._work, *self._under_way.values()]
         for task in tasks:
             task.cancel()
@@ -188,14 +207,19 @@ class JobRoom:
 
     async def _item(self, tenant: Tenant, queued: Queued) -> None:
         """Ask one question until it has a result, and write that down."""
-        result = await self._answered(tenant, queued)
-        await self._ledger.keep(queued, {"id": queued.name, **result})
-        self._count(tenant, -1)
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101 (it is a task of _serve)
+        try:
+            result = await self._answered(tenant, queued, me)
+            await self._ledger.keep(queued, {"id": queued.name, **result})
+            self._count(tenant, -1)
+        finally:
+            self._asking.pop(me, None)
 
     def _count(self, tenant: Tenant, more: int) -> None:
         self.left[tenant.name] = max(0, self.left.get(tenant.name, 0) + more)
 
-    async def _answered(self, tenant: Tenant, queued: Queued) -> dict[str, Any]:
+    async def _answered(self, tenant: Tenant, queued: Queued, me: asyncio.Task[Any]) -> dict[str, Any]:
         quota, wish = self._desk.quotas[tenant.name], CacheWish(**queued.wish)
         until = queued.created + self._config.job_patience_s
         tries = faults = 0
@@ -209,6 +233,7 @@ class JobRoom:
                     quota.place(wait=True),
                     self._desk.call(tenant, ask.with_priority(priority), wish) as call,
                 ):
+                    self._asking[me] = call
                     return told_of(call, await call.whole())
             except ApiError as error:
                 tries += 1
@@ -217,6 +242,9 @@ class JobRoom:
                 wait_s = _wait_s(error, tries)
                 if ends or time.time() + wait_s > until:
                     return {"error": {**error.told, "status": error.status}}
+                self._asking.pop(me, None)
+                if self._rests_until_s is not None:
+                    raise asyncio.CancelledError from None  # asked again after the next start
                 await asyncio.sleep(wait_s)
 
     async def _clean(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -71,10 +72,16 @@ def log_event(event: str, *, trouble: bool = False, **fields: object) -> None:
     LOGGER.log(level, event, extra={"fields": {"event": event, **fields}})
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not the trace of a request that was cut because the gateway ends: its own line says so."""
+    return not record.exc_info or not isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
 def log_to(stream: TextIO | None = None) -> None:
     """Send the gateway's log, and its server's, to ``stream`` (None: standard error)."""
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonLines())
+    handler.addFilter(_is_news)
     logging.captureWarnings(True)
     for name in OURS:
         logger = logging.getLogger(name)

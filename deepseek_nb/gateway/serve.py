@@ -17,9 +17,10 @@ from typing import Self
 import uvicorn
 from prometheus_client import disable_created_metrics
 
-from deepseek_nb.core.errors import ConfigError
+from deepseek_nb.core.errors import ConfigError, DeepSeekError
 from deepseek_nb.gateway.app import create_app
 from deepseek_nb.gateway.config import GatewayConfig, UpstreamEntry
+from deepseek_nb.gateway.front import GRACE_S
 from deepseek_nb.gateway.guard import GuardedProtocol
 from deepseek_nb.gateway.local import local_models
 from deepseek_nb.gateway.logs import log_to
@@ -30,8 +31,6 @@ BACKLOG = 4096
 IDLE_S = 75
 """A connection without a request is kept for so long: longer than clients and proxies keep theirs, or a
 request could meet the end of its connection, and be lost."""
-GRACE_S = 10
-"""What is under way when the gateway ends has so long to end."""
 
 
 def summary(config: GatewayConfig) -> str:
@@ -56,22 +55,52 @@ def _role(upstream: UpstreamEntry) -> str:
     return f"weight {upstream.weight:g}" if upstream.model is None else f"stands in with {upstream.model}"
 
 
-def _server(config: GatewayConfig) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(config),
-            http=GuardedProtocol,
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=IDLE_S,
-            timeout_graceful_shutdown=GRACE_S,
+class _Server(uvicorn.Server):
+    """Uvicorn's, with a word to others when it serves and when it begins to end."""
+
+    def __init__(self, config: GatewayConfig, ready: Callable[[], object] = lambda: None) -> None:
+        self._front = create_app(config)
+        self._ready = ready
+        super().__init__(
+            uvicorn.Config(
+                self._front,
+                http=GuardedProtocol,
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=IDLE_S,
+                timeout_graceful_shutdown=GRACE_S,
+            )
         )
-    )
+
+    def serve_on(self, listener: socket.socket) -> None:
+        """Serve until told to end. Raises what it could not start for: ConfigError, if that is known."""
+        try:
+            self.run([listener])
+        except SystemExit:
+            if self.refused is None:
+                raise
+            raise self.refused from None
+
+    @property
+    def refused(self) -> DeepSeekError | None:
+        """Why it did not start, where that can be said in a sentence."""
+        return self._front.refused
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the files and listen."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more, and end what is under way."""
+        self._front.rest()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -112,18 +141,23 @@ def serve_forever(
 ) -> None:
     """Serve in the foreground until SIGINT or SIGTERM; what is under way then is ended first.
 
-    Logs go to standard error as lines of JSON. Raises ConfigError where the port is taken.
+    Logs go to standard error as lines of JSON. Raises ConfigError where the port is taken, or a file cannot
+    be used; ``announce`` is called once it serves.
     """
     config = replace(config, host=host or config.host, port=config.port if port is None else port)
-    with _listen(config.host, config.port) as listener, local_models(config) as ready:
+    with _listen(config.host, config.port) as listener, local_models(config) as found:
         log_to()
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of times beside every count
-        announce(f"The gateway listens on {_address(listener)} (Ctrl-C ends it)\n{summary(config)}")
-        sys.stdout.flush()
-        server = _server(ready)
+        told = f"The gateway listens on {_address(listener)} (Ctrl-C ends it)\n{summary(config)}"
+
+        def ready() -> None:
+            announce(told)
+            sys.stdout.flush()
+
+        server = _Server(found, ready)
         gc.collect()
         gc.freeze()  # a full collection of all that is loaded for good would stop every answer for 0.1 s
-        server.run([listener])
+        server.serve_on(listener)
 
 
 class GatewayServer:
@@ -136,7 +170,7 @@ class GatewayServer:
     def __init__(self, config: GatewayConfig) -> None:
         self.config = self.running_config = config
         """As given; and with the addresses of its local models, once it runs."""
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._local = ExitStack()
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -153,7 +187,7 @@ class GatewayServer:
         listener = _listen(self.config.host, self.config.port)
         try:
             self.running_config = self._local.enter_context(local_models(self.config))
-            server = self._server = _server(self.running_config)
+            server = self._server = _Server(self.running_config)
         except BaseException:
             listener.close()
             raise
@@ -166,7 +200,7 @@ class GatewayServer:
             if not self._thread.is_alive():
                 self._local.close()
                 listener.close()
-                raise ConfigError("The gateway did not start; its log says why.")
+                raise server.refused or ConfigError("The gateway did not start; its log says why.")
             time.sleep(0.005)
         return self
 

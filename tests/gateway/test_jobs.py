@@ -139,7 +139,10 @@ cache = {cache}
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_jobs_survive_the_gateway(tmp_path, how):
-    """It is killed half-way and started again: every question has one answer, few were asked twice."""
+    """It is ended half-way and started again: every question has one answer.
+
+    After a kill few were asked twice, after a signal none: what is at the server is taken first.
+    """
     with Sandbox(count="estimate", first_token_s=0.2, api_key=UPSTREAM_KEY) as server:
         text = CONFIG.format(data=tmp_path / "data", url=server.base_url, cache="true")
         (tmp_path / "g.toml").write_text(text)
@@ -174,4 +177,4 @@ def test_jobs_survive_the_gateway(tmp_path, how):
             second.terminate()
         assert Counter(one["id"] for one in done["results"]) == {f"q{n}": 1 for n in range(40)}
         assert all(one["answer"] == one["id"][1:] for one in done["results"])
-        assert len(server.log.chats) <= 40 + 4
+        assert len(server.log.chats) <= 40 + (4 if how is signal.SIGKILL else 0)

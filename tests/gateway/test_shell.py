@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def test_what_keeps_it_from_starting(file, words, environ, says):
     assert len(done.stderr.splitlines()) <= 5
 
 
+def test_a_data_folder_that_cannot_be_used_is_said_and_it_never_says_that_it_listens(file, tmp_path):
+    """One sentence and exit status 2 in place of a trace; a byte order mark is no reason."""
+    (tmp_path / "taken").write_text("a file")
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+    done = shell(file.parent, DEEPSEEK_NB_DATA_DIR=str(tmp_path / "taken"))
+    assert done.returncode == 2
+    assert "gateway_jobs.db cannot be made: Not a directory" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert "listens" not in done.stdout
+
+
 def test_a_missing_package_names_the_line_that_installs_it(file, tmp_path):
     (tmp_path / "uvicorn.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'uvicorn'\", name='uvicorn')"
@@ -142,6 +154,31 @@ def test_it_serves_until_a_signal_and_ends_what_is_under_way(tmp_path, number):
         assert [(one["route"], one["status"]) for one in requests] == [("healthz", 200), ("chat", 200)]
         assert requests[1]["completion_tokens"] > 0
         assert "sky" not in log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are told otherwise there")
+def test_what_takes_longer_than_it_waits_is_cut_and_its_line_in_the_log_says_so(tmp_path):
+    """Ten seconds after the signal; no line tells of an error that nobody expected."""
+    with Sandbox(count="estimate", first_token_s=100, keep_alive_s=1, api_key=UPSTREAM_KEY) as slow:
+        (tmp_path / "gateway.toml").write_text(FILE.format(base_url=slow.base_url))
+        line, env = command(tmp_path)
+        with subprocess.Popen(
+            line, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            (base_url,) = re.findall(r"http://[\d.:]+", process.stdout.readline())
+            auth = JWTBearer("desk", SECRETS["desk"])
+            with httpx.Client(base_url=base_url, auth=auth, timeout=30, trust_env=False) as client:
+                ends = threading.Timer(1.0, process.send_signal, (signal.SIGTERM,))
+                ends.start()
+                reply = client.post("/chat/completions", json=chat_body())
+                assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+                assert reply.json()["error"]["code"] == "gateway_ended"
+            log = process.communicate(timeout=20)[1]
+        lines = [json.loads(each) for each in log.splitlines()]
+        (cut,) = (one for one in lines if one.get("event") == "request")
+        assert (cut["route"], cut["status"], cut["error"]) == ("chat", 503, "gateway_ended")
+        assert not [one for one in lines if "exception" in one], log
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are told otherwise there")
