@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from deepseek_nb import __version__
@@ -19,16 +21,36 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit status: 0 done, 1 rows left, 2 an error, 130 interrupted."""
-    options = _parser().parse_args(by_name(sys.argv[1:] if arguments is None else arguments))
+    """Run one command and give its exit status.
+
+    0 done, 1 rows left, 2 an error, 130 interrupted, 141 nobody reads what it says (``| head -1``).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may know fewer letters than answers and names have
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return int(options.run(options) or 0)
+        with _flushed():
+            options = _parser().parse_args(by_name(sys.argv[1:] if arguments is None else arguments))
+            return int(options.run(options) or 0)
     except DeepSeekError as error:
         print("\n".join(error._render_traceback_()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted. What is done is saved; the same command goes on.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+        return 141
+
+
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Write out what was printed, so that it fails here if it does."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -155,6 +177,8 @@ def _sandbox(options: argparse.Namespace) -> int:
     if options.list_faults:
         print(sandbox_room.fault_table())
         return 0
+    if not 0 <= options.port <= 65535:
+        raise ConfigError(f"--port is 0 to 65535, not {options.port}.")
     names = ("port", "api_key", "seed", "log_path", "balance_usd", "concurrency", "slots", "queue", "weather")
     told = given(options, *names, "first_token_s", "token_s", "time_scale")
     try:
@@ -171,7 +195,15 @@ def _sandbox(options: argparse.Namespace) -> int:
         raise ConfigError(f"The sandbox cannot be set up so: {why}") from None
     except OSError as why:
         raise ConfigError(f"{why.filename!r} cannot be opened: {why.strerror or why}.") from None
-    sandbox.serve_forever(_announce)
+    try:
+        sandbox.serve_forever(_announce)
+    except BrokenPipeError:
+        raise  # of the lines it says
+    except OSError as why:
+        raise ConfigError(
+            f"The sandbox cannot listen on port {options.port}: {os.strerror(why.errno or 0)}.",
+            hint="Leave out --port to take a free one.",
+        ) from None
     return 0
 
 
@@ -228,14 +260,17 @@ def _add_cache(commands: Any) -> None:
 
 
 def _cache(options: argparse.Namespace) -> int:
+    if not options.purge and (options.older_than is not None or options.match is not None):
+        raise ConfigError("--older-than and --match go with --purge.")
     file = data_dir(options) / "answers.db"
     if not file.exists():
         print(f"No answers in {file.parent}")
         return 0
     with room("adapters.store").AnswerStore(file) as store:
         if options.purge:
-            age_s = options.older_than and room("adapters.settings").parse_duration_s(options.older_than)
-            print(f"Deleted {store.purge(older_than_s=age_s or None, match=options.match):,} answers")
+            age = options.older_than
+            age_s = None if age is None else room("adapters.settings").parse_duration_s(age)
+            print(f"Deleted {store.purge(older_than_s=age_s, match=options.match):,} answers")
             return 0
         stats = store.stats()
         print(f"{file}\n{stats['items']:,} answers, {stats['size_bytes'] / 1e6:,.1f} MB")

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from deepseek_nb.adapters.store import AnswerStore
 from deepseek_nb.sandbox import Sandbox
 
 
@@ -74,6 +75,11 @@ def test_the_demo_runs_on_any_server(shell):
         (["models"], "DEEPSEEK_API_KEY"),
         (["sandbox", "--faults", "busy_504=0.1"], "busy_503"),
         (["sandbox", "--faults", "busy_503"], "NAME=SHARE"),
+        (["sandbox", "--port", "70000"], "--port is 0 to 65535"),
+        (["sandbox", "--balance", "much"], "balance_usd is 'much'"),
+        (["sandbox", "--slots", "-1"], "slots is -1"),
+        (["sandbox", "--token", "-0.5"], "token_s is -0.5"),
+        (["cache", "--older-than", "30d"], "go with --purge"),
         (["jobs", "--delete", "nothing"], "No jobs"),
         (["cache"], "No answers"),
     ],
@@ -126,6 +132,49 @@ def test_the_sandbox_says_where_it_listens_and_ends_on_ctrl_c():
     _, complaints = server.communicate(timeout=20)
     assert complaints == ""
     assert server.returncode == 0
+
+
+def test_a_port_that_is_taken_is_said(shell):
+    with Sandbox() as server:
+        done = shell("sandbox", "--port", str(server.port))
+    assert done.returncode == 2
+    assert f"cannot listen on port {server.port}: Address already in use" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_an_age_that_is_empty_deletes_nothing(shell, tmp_path):
+    """As it is where a script's variable is not set: the answers are paid for."""
+    with AnswerStore(tmp_path / "data" / "answers.db") as store:
+        store.put("sandbox/one", {"text": "Yes"})
+    done = shell("cache", "--purge", "--older-than", "")
+    assert done.returncode == 2
+    assert "'' is not a duration" in done.stderr
+    assert "1 answers" in shell("cache").stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
+def test_a_reader_that_goes_ends_it_without_a_trace():
+    """As with ``deepseek-nb sandbox --list-faults | head -1``."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "deepseek_nb.cli", "sandbox", "--list-faults"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_terminal_that_knows_few_letters_is_shown_the_others_by_number(shell, tmp_path):
+    """A job's text is cut with an ellipsis, and is Chinese perhaps; both are no reason to fail."""
+    with Sandbox() as server:
+        there = {"DEEPSEEK_NB_BASE_URL": server.base_url, "DEEPSEEK_API_KEY": server.api_key}
+        shell("demo", "--rows", "3", "--job", "mine", **there)
+    done = shell("jobs", "mine", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "\\u2026" in done.stdout
 
 
 def test_help_names_every_command(shell):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from deepseek_nb.core.prices import Price, PriceTable
@@ -41,11 +41,21 @@ def limit_for_balance(balance_usd: Decimal, model_limit: int) -> int:
     return model_limit
 
 
+def _usd(amount: str | Decimal) -> Decimal:
+    try:
+        usd = Decimal(str(amount))
+    except InvalidOperation:
+        usd = Decimal("nan")
+    if not usd.is_finite():
+        raise ValueError(f"balance_usd is {amount!r}: give US dollars, such as 12.50.")
+    return usd
+
+
 class Account:
     """A balance in decimal US dollars; None is without end. Prices come from the dated price table."""
 
     def __init__(self, balance_usd: str | Decimal | None, concurrency: int | None = None) -> None:
-        self.balance_usd = None if balance_usd is None else Decimal(str(balance_usd))
+        self.balance_usd = None if balance_usd is None else _usd(balance_usd)
         self.concurrency = concurrency
         self._table = PriceTable.from_data(read_json("prices.json"), read_json("holidays_cn.json"))
         self._prices: dict[tuple[str, int], Price] = {}

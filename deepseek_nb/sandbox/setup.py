@@ -95,6 +95,10 @@ class Setup:
         setup = cls(**options)
         if setup.weather is not None and not options.keys().isdisjoint(("slots", "queue", "concurrency")):
             raise ValueError("A weather says what slots, queue and concurrency are: leave them out.")
+        for name in ("slots", "queue", "concurrency", "first_token_s", "token_s"):
+            value = getattr(setup, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} is {value!r}: give 0 or more.")
         if setup.usage_chunk not in ("finish", "extra", "none", "null"):
             raise ValueError(
                 f"usage_chunk={setup.usage_chunk!r} is unknown: say 'finish', 'extra', 'none' or 'null'."
