@@ -130,7 +130,9 @@ class Doorkeeper:
         if name is None or secret is None:
             raise _unknown_client()
         tenant = self._config.tenant(name)
-        if not self._knows(tenant, secret) or tenant is None:
+        # as RFC 6749 wants it in the header, and as curl -u sends it
+        forms = {unquote_plus(secret), secret} if by_header else {secret}
+        if not self._knows(tenant, forms) or tenant is None:
             raise _unknown_client()
         if form.get("grant_type") != "client_credentials":
             code = "unsupported_grant_type" if form.get("grant_type") else "invalid_request"
@@ -140,11 +142,11 @@ class Doorkeeper:
             raise _oauth(400, "invalid_scope", f"The scope {strange[0]!r:.40} is not yours.")
         return self._token(tenant, " ".join(wanted))
 
-    def _knows(self, tenant: Tenant | None, secret: str) -> bool:
-        given = secret.encode("utf-8", "surrogatepass")
+    def _knows(self, tenant: Tenant | None, forms: set[str]) -> bool:
+        given = [form.encode("utf-8", "surrogatepass") for form in forms]
         known = [self._nobody] if tenant is None else tenant.secrets
         # all of them are compared, whichever fits
-        fits = sum(hmac.compare_digest(given, one.reveal().encode()) for one in known)
+        fits = sum(hmac.compare_digest(each, one.reveal().encode()) for each in given for one in known)
         return tenant is not None and fits > 0
 
     def _token(self, tenant: Tenant, scope: str) -> dict[str, Any]:
@@ -218,7 +220,7 @@ def _basic(authorization: str) -> tuple[str | None, str | None]:
     except (binascii.Error, UnicodeDecodeError, ValueError):
         return None, None
     name, colon, secret = text.partition(":")
-    return (unquote_plus(name), unquote_plus(secret)) if colon else (None, None)
+    return (unquote_plus(name), secret) if colon else (None, None)
 
 
 class _OAuthError(ApiError):

@@ -143,6 +143,24 @@ def test_a_token_is_given_for_a_secret(gateway, call):
     assert token_of(gateway, form(scope="compute")).json()["scope"] == "compute"
 
 
+@pytest.mark.parametrize("sent", ["a+b%2F/c=", "a%2Bb%252F%2Fc%3D"])
+def test_any_secret_may_stand_in_the_header(sent):
+    """As curl -u sends it, and as RFC 6749 wants it: a secret of ``openssl rand -base64`` has a + or /."""
+    ending = "a+b%2F/c="
+    told = {
+        "upstream": [{"name": "up", "base_url": "http://127.0.0.1:1", "key_env": "K"}],
+        "tenant": {"desk": {"secret_env": "S"}},
+    }
+    keeper = Doorkeeper(parse_config(told, {"K": "sk-0123456789", "S": "0" * 32 + ending}))
+    basic = base64.b64encode(f"desk:{'0' * 32}{sent}".encode()).decode()
+    body = b"grant_type=client_credentials"
+    assert (
+        keeper.admit(f"Bearer {keeper.issue(body, f'Basic {basic}')['access_token']}").tenant.name == "desk"
+    )
+    with pytest.raises(ApiError, match="wrong secret"):
+        keeper.issue(body, "Basic " + base64.b64encode(f"desk:{'0' * 32}{ending}0".encode()).decode())
+
+
 @pytest.mark.parametrize(
     ("told", "options", "status", "code"),
     [
