@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from deepseek_nb.core.errors import AuthError, BalanceExhausted, Busy, DeepSeekError, NeverConnected
 from deepseek_nb.core.events import CallEvent, cause
+from deepseek_nb.gateway.logs import log_event
 
 __all__ = ["Health", "Prober", "UpstreamHealth", "Watch"]
 
@@ -79,7 +80,7 @@ class Health:
             one.answers += 1
             one.in_a_row = one.faults_in_a_row = 0
             one.last_answer_s = at_s
-            one.down_since_s = None
+            self._is_up(one)
 
     def trouble(self, name: str, error: DeepSeekError, at_s: float) -> None:
         """It refused, or failed. What is the caller's own fault is no trouble."""
@@ -111,12 +112,20 @@ class Health:
         again = one.back_s is not None and at_s - one.back_s < STEADY_S
         one.rest = min(2 * one.rest, REST_MOST) if again else 1
         one.down_since_s = at_s
+        log_event("upstream", trouble=True, upstream=one.name, state="down", why=one.last_trouble)
         self.went_down()
+
+    @staticmethod
+    def _is_up(one: UpstreamHealth) -> None:
+        if one.down:
+            one.down_since_s = None
+            log_event("upstream", upstream=one.name, state="back")
 
     def back(self, name: str, at_s: float) -> None:
         """A probe of it succeeded: it is in use again."""
         one = self.upstreams[name]
-        one.down_since_s, one.faults_in_a_row, one.back_s = None, 0, at_s
+        one.faults_in_a_row, one.back_s = 0, at_s
+        self._is_up(one)
 
 
 class Prober:

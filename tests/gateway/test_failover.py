@@ -159,7 +159,14 @@ def test_a_peer_of_weight_zero_waits_for_the_others_to_fail(serve):
             assert client.get("/models").status_code == 200
 
 
-def test_an_account_that_is_closed_is_left_for_the_next(serve):
+def said_of_upstreams(caplog) -> list[tuple[str, str, str]]:
+    told = [getattr(record, "fields", {}) for record in caplog.records]
+    return [
+        (one["upstream"], one["state"], one.get("why", "")) for one in told if one.get("event") == "upstream"
+    ]
+
+
+def test_an_account_that_is_closed_is_left_for_the_next(serve, caplog):
     """An empty balance, and a key that is refused: the question is answered all the same, streamed too."""
     with (
         Sandbox(count="estimate", time_scale=100, balance_usd="0.00", api_key=UPSTREAM_KEY) as broke,
@@ -185,6 +192,9 @@ def test_an_account_that_is_closed_is_left_for_the_next(serve):
         assert upstream_state(gateway, "good") == "up"
         with new_client(gateway) as client:
             assert len(broke.log.chats) + len(closed.log.chats) < 8
+        said = said_of_upstreams(caplog)
+        assert ("deepseek", "down", "empty balance") in said, "whoever runs it reads it in the log"
+        assert ("closed", "down", "key refused") in said
 
 
 def upstream_state(gateway, name: str) -> str:
@@ -192,8 +202,9 @@ def upstream_state(gateway, name: str) -> str:
     return next(one["state"] for one in told if one["name"] == name)
 
 
-def test_an_upstream_that_comes_back_is_found_by_a_probe(serve):
-    """While it is down nobody's question is spent on it; after its return it answers again."""
+def test_an_upstream_that_comes_back_is_found_by_a_probe(serve, caplog):
+    """While it is down nobody's question is spent on it; then it answers again; the log says so."""
+    caplog.set_level("INFO", "deepseek_nb.gateway")
     with Sandbox(count="estimate", time_scale=100, api_key=UPSTREAM_KEY) as second:
         first = Sandbox(count="estimate", time_scale=100, api_key=UPSTREAM_KEY)
         first.start()
@@ -222,6 +233,10 @@ def test_an_upstream_that_comes_back_is_found_by_a_probe(serve):
             with new_client(gateway, "boss", scope="metrics") as boss:
                 text = boss.get("/metrics").text
         assert 'deepseek_nb_gateway_upstream_probes{upstream="deepseek"}' in text
+        assert said_of_upstreams(caplog) == [
+            ("deepseek", "down", "no connection"),
+            ("deepseek", "back", ""),
+        ]
 
 
 def test_who_waits_in_line_for_another_goes_back_to_the_one_that_is_up_again(serve):
