@@ -310,7 +310,9 @@ def _redis_url(gateway: Table, environ: Mapping[str, str]) -> Secret | None:
         raise gateway.wrong("redis_url", "without a password; name a variable with all of it: redis_url_env")
     if url is not None and url.reveal().partition("://")[0] not in ("redis", "rediss", "unix"):
         key = "redis_url_env" if given is None else "redis_url"
-        raise gateway.wrong(key, "such as redis://HOST:6379/0, rediss://HOST or unix:///PATH")
+        raise gateway.wrong(
+            key, "the address of Redis, such as redis://HOST:6379/0, rediss://HOST or unix:///PATH"
+        )
     return url
 
 

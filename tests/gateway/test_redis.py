@@ -226,6 +226,8 @@ def test_a_password_never_stands_in_the_file():
         parse_config(file, environ)
     assert "hunter2" not in str(caught.value)
     file["gateway"] = {"redis_url_env": "R"}
-    with pytest.raises(ConfigError, match="address of Redis"):
-        RedisTier(parse_config(file, environ).redis_url)
+    with pytest.raises(ConfigError, match=r"redis_url_env .*address of Redis") as caught:
+        parse_config(file, environ)
+    assert "nowhere" not in str(caught.value)
+    environ["R"] = "redis://:nowhere@10.0.0.1"
     assert "nowhere" not in json.dumps(repr(parse_config(file, environ)))
