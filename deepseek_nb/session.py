@@ -94,7 +94,7 @@ async def aask(prompt: Prompt, **options: Any) -> Answer:
     >>> answer = await aask("Why is the sky blue?")               # doctest: +SKIP
     """
     client = default_client()
-    answer = await attend(background.start(client.aio.take, client.aio.prepare(prompt, **options)))
+    answer = await attend(background.start(client.atake, client.aio.prepare(prompt, **options)))
     client.warn_if_needed()
     return answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -42,6 +43,8 @@ EXIT_S = 2.0
 
 _live: list[Job] = []
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_live.clear)  # they go on in the parent, which ends them
 
 
 class JobIncomplete(UserWarning):

@@ -107,7 +107,7 @@ class AsyncClient:
         """What time it is: it decides the price, and the day that is spent from."""
         self.caps = self._calendar()
         """The limits of the day and the month; None where there are none."""
-        self.budget = Budget(settings.budget_usd, parent=self.caps, name="budget of this client")
+        self.budget = self._new_budget()
         self.metrics = Metrics()
         self._models: dict[str, Any] = read_json("models.json")
         self._told_retired: set[str] = set()
@@ -117,6 +117,7 @@ class AsyncClient:
         self._redis = self._new_redis()
         self._redis_news: dict[bool, str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._parents: list[Any] = []
 
     def __repr__(self) -> str:
         if "settings" not in vars(self):  # an error on the way there may show this object
@@ -310,6 +311,15 @@ class AsyncClient:
             today=lambda: self.now_utc().astimezone().date(),
         )
 
+    def _new_budget(self, spent_usd: float = 0.0, unknown_usd: float = 0.0) -> Budget:
+        return Budget(
+            self.settings.budget_usd,
+            parent=self.caps,
+            name="budget of this client",
+            spent_usd=spent_usd,
+            unknown_usd=unknown_usd,
+        )
+
     def new_budget(self, limit_usd: float | None, name: str) -> Budget:
         """A budget inside this client's own."""
         return Budget(amount_usd("budget_usd", limit_usd), parent=self.budget, name=name)
@@ -417,6 +427,19 @@ class AsyncClient:
         )
         self._road.listeners.append(self.metrics)
         return self._road
+
+    def begin_in_child(self) -> None:
+        """In a forked child: go on with a loop, connections and books of its own, which begin as they stood.
+
+        What is in flight, or open, is the parent's. From here on ``budget_usd`` is counted in each of the
+        two, a limit of the day or month together.
+        """
+        self._upstreams.begin_in_child()
+        self.caps = self._calendar()
+        self.budget = self._new_budget(self.budget.spent_usd, self.budget.unknown_usd)
+        self._road = self._loop = None
+        self._parents.append(self._redis)
+        self._redis = self._new_redis()
 
     async def aclose(self) -> None:
         """Close the connections and the store."""

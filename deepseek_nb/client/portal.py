@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import os
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from contextvars import Context
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 __all__ = ["Portal", "Stopped", "attend", "background"]
 
@@ -58,13 +61,30 @@ class Closable(Protocol):
 
 
 class Portal:
-    """One event loop in a thread of its own, started at the first use."""
+    """One event loop in a thread of its own, started at the first use.
+
+    A forked child starts another one. What its parent has open stays the parent's.
+    """
 
     def __init__(self) -> None:
+        self._begin_anew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: nothing is closed that both have open, not even by the garbage collector.
+
+        Closing a connection here takes it out of the list that the parent waits on: its answer, paid for,
+        would not be noticed there.
+        """
+        for thing in list(self._open):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._lock = threading.Lock()
-        self._stack: ExitStack | None = None
+        self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
-        self._pid = 0
         self._open: WeakSet[Closable] = WeakSet()
 
     def close_at_end(self, thing: Closable) -> None:
@@ -73,10 +93,14 @@ class Portal:
 
     def _running(self) -> BlockingPortal:
         with self._lock:
-            if self._portal is None or self._pid != os.getpid():
-                self._stack = ExitStack()
-                self._portal = self._stack.enter_context(start_blocking_portal("asyncio", name="deepseek_nb"))
-                self._pid = os.getpid()
+            if self._portal is None:
+                begun: Future[BlockingPortal] = Future()
+                # a context of its own: the loop is no part of the cell that happens to be the first
+                self._thread = threading.Thread(
+                    target=Context().run, args=(_serve, begun), name="deepseek_nb", daemon=True
+                )
+                self._thread.start()
+                self._portal = begun.result()
                 atexit.register(self.close)
             return self._portal
 
@@ -117,14 +141,32 @@ class Portal:
     def close(self) -> None:
         """End the loop and its thread, after what was left open in it."""
         portal = self._portal
-        if portal is not None and self._pid == os.getpid():
+        if portal is not None:
             for thing in list(self._open):
                 with suppress(Exception):
                     portal.start_task_soon(thing.aclose).result(CLOSING_S)
         with self._lock:
-            stack, self._stack, self._portal = self._stack, None, None
-            if stack is not None and self._pid == os.getpid():
-                stack.close()
+            portal, thread, self._portal, self._thread = self._portal, self._thread, None, None
+            if portal is not None and thread is not None:
+                with suppress(RuntimeError):  # it has ended by itself
+                    portal.call(portal.stop)
+                thread.join()
+
+
+def _serve(begun: Future[BlockingPortal]) -> None:
+    """The event loop's thread, until the portal is stopped."""
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            begun.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    try:
+        anyio.run(serve)
+    except BaseException as error:
+        if begun.done():
+            raise
+        begun.set_exception(error)
 
 
 background = Portal()

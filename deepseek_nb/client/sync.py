@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+
+import anyio
 
 from deepseek_nb.adapters.database import NotSaved
 from deepseek_nb.adapters.settings import Settings, hidden
@@ -25,7 +28,8 @@ __all__ = ["Client", "Stream"]
 class Client:
     """The blocking client: for scripts and notebook cells, from any thread, also inside a running loop.
 
-    Arguments as in :class:`~deepseek_nb.client.aio.AsyncClient`. An interrupt cancels the request.
+    Arguments as in :class:`~deepseek_nb.client.aio.AsyncClient`. An interrupt cancels the request. A forked
+    child may use it, too, over connections of its own.
 
     >>> client = Client()                                     # doctest: +SKIP
     >>> client.ask("Why is the sky blue?").text               # doctest: +SKIP
@@ -33,13 +37,22 @@ class Client:
 
     def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
         settings, arguments, fallback = hidden(settings), hidden(arguments), hidden(fallback, secret=False)
-        self.aio = AsyncClient(settings, fallback=fallback, **arguments)
-        """The async client behind this one; it belongs to the background loop."""
+        self._aio = AsyncClient(settings, fallback=fallback, **arguments)
+        self._pid = os.getpid()
         self._warned = False
         self._guard = threading.Lock()
         self._holds = 0
         self._retired = False
-        background.close_at_end(self.aio)
+        background.close_at_end(self._aio)
+
+    @property
+    def aio(self) -> AsyncClient:
+        """The async client behind this one; it belongs to the background loop."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._aio.begin_in_child()
+            background.close_at_end(self._aio)
+        return self._aio
 
     @property
     def settings(self) -> Settings:
@@ -62,9 +75,19 @@ class Client:
 
     def take(self, errand: Errand) -> Answer:
         """Do a prepared errand; warns where it could not be kept (``NotSaved``), and at 80% of a budget."""
-        answer = background.run(self.aio.take, errand)
+        answer = background.run(self.atake, errand)
         self.warn_if_needed()
         return answer
+
+    async def atake(self, errand: Errand) -> Answer:
+        """Do a prepared errand, in the background loop. Until it ends, :meth:`retire` closes nothing."""
+        self.hold()
+        try:
+            return await self.aio.take(errand)
+        finally:
+            if self.let_go():
+                with anyio.CancelScope(shield=True):
+                    await self.aio.aclose()
 
     def warn_if_needed(self) -> None:
         """Say once that answers are in memory only, and why; and what :class:`AsyncClient` has to say."""
@@ -96,7 +119,7 @@ class Client:
         return set(background.run(store.aget_many, keys, ttl_s))
 
     def hold(self) -> None:
-        """Keep it open through :meth:`retire`, until :meth:`let_go`: a job runs with it."""
+        """Keep it open through :meth:`retire`, until :meth:`let_go`: a job or a question runs with it."""
         with self._guard:
             self._holds += 1
 
@@ -125,7 +148,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        made = vars(self).get("aio")  # an error on the way there may show this object
+        made = vars(self).get("_aio")  # an error on the way there may show this object
         return "<Client>" if made is None else repr(made).replace("AsyncClient", "Client")
 
 
@@ -146,7 +169,7 @@ class Stream:
             if wanted is not None:
                 wanted(piece)
 
-        work = background.start(self._client.aio.take, replace(self._errand, on_delta=take))
+        work = background.start(self._client.atake, replace(self._errand, on_delta=take))
         work.add_done_callback(lambda _: pieces.put(None))
         try:
             while (piece := pieces.get()) is not None:

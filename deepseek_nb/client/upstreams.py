@@ -89,6 +89,7 @@ class Upstreams:
         self._settings = settings
         self._routes: dict[str, tuple[Route, Settings]] = {"": (Route(model=settings.model), settings)}
         self._open: dict[str, Upstream] = {}
+        self._parents: list[dict[str, Upstream]] = []
         self._guard(settings)
 
     def names(self, fallback: Any) -> tuple[str, ...]:
@@ -144,6 +145,11 @@ class Upstreams:
         """How the lines of the client's own server stand, by model; empty while it is not open."""
         own = self._open.get("")
         return {} if own is None else own.standing()
+
+    def begin_in_child(self) -> None:
+        """In a forked child: open none yet, and keep the parent's from being closed."""
+        self._parents.append(self._open)
+        self._open = {}
 
     async def aclose(self) -> None:
         """Close all of them. They are opened again when they are used again."""

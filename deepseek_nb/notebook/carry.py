@@ -39,7 +39,7 @@ def carry(
     """
     news: queue.SimpleQueue[Any] = queue.SimpleQueue()
     errand = client.aio.prepare(prompt, **options, on_delta=news.put, on_event=news.put)
-    work = start(client.aio.take, errand)
+    work = start(client.atake, errand)
     try:
         work.add_done_callback(lambda _: news.put(None))
         while not _take_all(news, screen):
@@ -67,7 +67,7 @@ async def follow(client: Any, prompt: Any, options: Mapping[str, Any], screen: S
     """Ask ``prompt`` in this event loop, and keep ``screen`` up to date meanwhile. Raises what ended it."""
     # everything happens in this one thread: what comes is shown at the next look
     errand = client.aio.prepare(prompt, **options, on_delta=screen.take, on_event=screen.take)
-    work = asyncio.ensure_future(client.aio.take(errand))
+    work = asyncio.ensure_future(client.atake(errand))
     try:
         while not work.done():
             await asyncio.wait([work], timeout=FOLLOW_S)

@@ -384,6 +384,18 @@ def test_a_job_goes_on_with_its_client_when_the_default_one_is_made_anew(frame, 
         assert eventually(lambda: old.aio._road is None), "the old client was left open"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+def test_a_forked_child_has_no_jobs_to_end(frame, slow):
+    """They are the parent's: the end of a worker of ``multiprocessing`` stops none of them."""
+    _, client = slow
+    job = submit(frame, ASK, client=client)
+    child = os.fork()
+    if not child:
+        os._exit(len(live_jobs()))
+    assert os.waitpid(child, 0)[1] == 0
+    assert (job.result(30)["status"] == "done").all()
+
+
 SCRIPT = """
 import sys, time
 import pandas as pd
