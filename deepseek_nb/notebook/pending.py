@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -77,7 +78,13 @@ class PendingAnswer:
         return self._await().__await__()
 
     async def _await(self) -> Any:
-        return self._value(await self._attend(self._work, GOES_ON, cancel=False))
+        try:
+            answer = await self._attend(self._work, GOES_ON, cancel=False)
+        except asyncio.CancelledError:
+            if not self._work.cancelled():
+                raise
+            answer = self._ended()
+        return self._value(answer)
 
     def _ended(self) -> Answer:
         if self._work.cancelled():

@@ -277,7 +277,18 @@ def test_a_background_question_can_be_cancelled(kernel, sandbox):
     assert eventually(lambda: len(sandbox.log) == 1)
     assert sandbox.log[0].aborted
     assert kernel.value("later.status") == "cancelled"
-    assert len(kernel.run("later.result()").error["traceback"]) <= 5
+    for asked in ("later.result()", "await later"):
+        assert "was cancelled" in kernel.run(asked).error["evalue"]
+        assert len(kernel.run(asked).error["traceback"]) <= 5
+
+
+def test_a_background_question_goes_on_when_the_client_is_made_anew(kernel, sandbox):
+    """New settings in another cell end nobody's question: it is asked and billed once."""
+    kernel.run("%%deepseek --background --into later\nlong 300")
+    assert eventually(lambda: kernel.value("len(later.text)") > 0)
+    assert kernel.run("import deepseek_nb as ds\nds.configure(); None").status == "ok"
+    assert kernel.value("later.result()").endswith("word299")
+    assert len(sandbox.log) == 1
 
 
 def test_an_interrupted_wait_leaves_the_question_under_way(kernel, sandbox):
