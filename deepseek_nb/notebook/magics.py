@@ -19,7 +19,7 @@ from deepseek_nb.notebook.carry import Interrupted, carry, follow
 from deepseek_nb.notebook.commands import find_command
 from deepseek_nb.notebook.defaults import CheckedMagics
 from deepseek_nb.notebook.display import CellOutput, Publish, Screen, show
-from deepseek_nb.notebook.names import UserNames
+from deepseek_nb.notebook.names import UserNames, names_around_cell
 from deepseek_nb.notebook.options import SHORT_USAGE, Line, read_line, with_options
 from deepseek_nb.notebook.pending import PendingAnswer
 from deepseek_nb.notebook.prompt_tables import PromptTables
@@ -127,9 +127,11 @@ class DeepSeekMagics(CheckedMagics):
                 return show(note(SHORT_USAGE))
             chat.clear()
             return show(note(f"the conversation {chat.name} begins anew"))
-        names = UserNames(self.shell, local_names)
+        names = UserNames(self.shell, local_names if cell is None else names_around_cell())
         tables = PromptTables(most_chars=self.table_chars, sample=read.options.sample)
         asked = Template(question).render(names, tables)
+        if read.options.system:
+            read.options.system = Template(read.options.system).render(names, tables)
         if read.options.sample and not tables.notes:
             raise ConfigError(
                 "--sample is for a table in the prompt, and there is none.",

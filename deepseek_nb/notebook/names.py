@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from deepseek_nb.core.errors import ConfigError
 
-__all__ = ["UserNames"]
+__all__ = ["UserNames", "names_around_cell"]
 
 _LIST = re.compile(r"list\[(\w+)\]")
 
@@ -59,3 +60,18 @@ class UserNames(Mapping[str, Any]):
         near = difflib.get_close_matches(name, names - set(self._hidden), n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "Run the cell that defines it first."
         raise ConfigError(f"--schema: there is no {name!r} in this notebook.", hint=hint)
+
+
+def names_around_cell() -> Mapping[str, Any] | None:
+    """The local names where the cell magic that runs was called from.
+
+    IPython tells a cell magic the notebook's own even where a function called ``run_cell_magic``. None where
+    nobody did.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_back
+        if frame.f_code.co_name == "run_cell_magic" and caller is not None:
+            return caller.f_locals
+        frame = caller
+    return None

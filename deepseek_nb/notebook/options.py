@@ -93,7 +93,7 @@ _ARGUMENTS = (
         help="Name of a pydantic model, JSON Schema or {column: type}: the value is then a checked object; "
         "of list[NAME], a DataFrame.",
     ),
-    argument("--system", metavar="TEXT", help='Instructions that go first, in "quotes".'),
+    argument("--system", metavar="TEXT", help='Instructions that go first, in "quotes"; {{name}} is filled.'),
     argument("--temperature", type=_temperature, help="0 to 2."),
     argument("--max-tokens", type=_count, help="The longest answer, thinking included."),
     argument(

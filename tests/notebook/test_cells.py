@@ -176,7 +176,8 @@ def test_a_conversation_goes_on_from_cell_to_cell(kernel, sandbox):
     """Instructions hold for it; what fails or is interrupted leaves no turn; --new begins anew."""
     turns = "[[t.question, t.answer.text] for t in ds.conversation('talk').turns]"
     kernel.run("import deepseek_nb as ds")
-    kernel.run('%%deepseek --chat talk --system "Be kind."\nsay one')
+    kernel.run("manner = 'kind'")
+    kernel.run('%%deepseek --chat talk --system "Be {{manner}}."\nsay one')
     kernel.run("%%deepseek --chat talk\nsay two")
     assert kernel.value("ds.conversation('talk').system") == "Be kind."
     sandbox.faults = FaultScript.of("content_risk")
@@ -284,11 +285,12 @@ def test_a_background_question_can_be_cancelled(kernel, sandbox):
 
 def test_a_background_question_goes_on_when_the_client_is_made_anew(kernel, sandbox):
     """New settings in another cell end nobody's question: it is asked and billed once."""
-    kernel.run("%%deepseek --background --into later\nlong 300")
+    kernel.run("%%deepseek --background --into later\nlong 317")
     assert eventually(lambda: kernel.value("len(later.text)") > 0)
     assert kernel.run("import deepseek_nb as ds\nds.configure(); None").status == "ok"
-    assert kernel.value("later.result()").endswith("word299")
-    assert len(sandbox.log) == 1
+    assert kernel.value("later.result()").endswith("word316")
+    assert eventually(lambda: len(sandbox.log) == 1)
+    assert not sandbox.log[0].aborted
 
 
 def test_an_interrupted_wait_leaves_the_question_under_way(kernel, sandbox):

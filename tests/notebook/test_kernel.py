@@ -205,6 +205,19 @@ def test_local_names_fill_a_line_inside_a_function(kernel):
     assert kernel.value("ask('blue')[-4:]") == "blue"
 
 
+def test_local_names_fill_a_cell_inside_a_function(kernel):
+    """The function's own, also where the notebook has one of that name."""
+    cell = kernel.run(
+        "city = 'Rome'\n"
+        "def ask(city):\n"
+        "    get_ipython().run_cell_magic('deepseek', '--into told', 'capital {{city}} {{country}}')\n"
+        "    return told\n"
+        "country = 'of France'\n"
+        "print(ask('Paris'))"
+    )
+    assert cell.streamed == "You said: capital Paris of France\n"
+
+
 def test_hostile_text_is_shown_harmless(kernel):
     """No tag, image, strange link or colour code in any state of it; the variable has it as it came."""
     cell = kernel.run("%%deepseek --into raw\nhostile")
