@@ -104,7 +104,8 @@ def begin(call: JobCall, *, alone: bool = True, place: Place | None = None) -> J
     """Check everything, write the rows down, start the work; raises what is wrong before anything is sent.
 
     ``alone``: where the same call runs already, its handle comes back, and another one under its name
-    raises; otherwise the two share the rows, as two processes do. ``place``: who works on them, if not we.
+    raises; otherwise the two share the rows, as two processes do, unless that one is paused. ``place``: who
+    works on them, if not we.
     """
     client = call.client or default_client()
     work = work_of(call, client)
@@ -116,7 +117,8 @@ def begin(call: JobCall, *, alone: bool = True, place: Place | None = None) -> J
     name, spec, schema = work.name, work.spec, work.spec.schema
     options = tuple(getattr(call, name) for name in OPTIONS)
     asked = _Asked(work.digest, work.rows, (*options, None if place is None else place.name), work.index)
-    if alone and (running := _running(client, name, asked)) is not None:
+    running = _running(client, name, asked, alone=alone)
+    if running is not None:
         return running
     with ExitStack() as undo:
         journal = undo.enter_context(Journal(client.settings.data_dir / "jobs.db"))
@@ -172,13 +174,20 @@ class _Asked:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _running(client: Client, name: str, asked: _Asked) -> Job | None:
-    """The handle of that very job; None where no job of that name runs. Raises JobRunning for another one."""
+def _running(client: Client, name: str, asked: _Asked, *, alone: bool) -> Job | None:
+    """The handle of that very job, if it is to have its rows ``alone``; None where no job of that name runs.
+
+    Raises JobRunning for another one, and for a paused one where rows are shared: it keeps those it began.
+    """
     for job in live_jobs():
-        if job.name == name and job.client is client and job.status != "cancelling":
-            if job.asked == asked:
-                return job
+        if job.name != name or job.client is not client or job.status == "cancelling":
+            continue
+        if not alone and job.status == "paused":
             raise JobRunning(
-                f"The job {name!r} is {job.status} in this process, with other rows or options.",
+                f"The job {name!r} is paused in this process.", hint="Let it go on first: job.resume()"
             )
+        if alone and job.asked == asked:
+            return job
+        if alone:
+            raise JobRunning(f"The job {name!r} is {job.status} in this process, with other rows or options.")
     return None

@@ -384,6 +384,19 @@ def test_a_job_goes_on_with_its_client_when_the_default_one_is_made_anew(frame, 
         assert eventually(lambda: old.aio._road is None), "the old client was left open"
 
 
+def test_apply_does_not_wait_for_a_job_that_is_paused(frame, slow):
+    """It would wait for the rows that one has begun, for ever and without a word."""
+    server, client = slow
+    job = submit(frame, ASK, client=client, job="paused")
+    job.pause()
+    with pytest.raises(errors.JobRunning, match="is paused in this process"):
+        apply(frame, ASK, client=client, job="paused", progress=False)
+    job.resume()
+    out = apply(frame, ASK, client=client, job="paused", progress=False)
+    assert (out["status"] == "done").all()
+    assert len(server.log) == 30
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
 def test_a_forked_child_has_no_jobs_to_end(frame, slow):
     """They are the parent's: the end of a worker of ``multiprocessing`` stops none of them."""
