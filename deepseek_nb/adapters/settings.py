@@ -92,7 +92,14 @@ def parse_patience_s(patience: str | float) -> float:
     try:
         return _seconds(float(patience)) * 60
     except (TypeError, ValueError):
+        pass
+    try:
         return parse_duration_s(patience)
+    except ConfigError:
+        raise ConfigError(
+            f"{patience!r} is not a duration.",
+            hint="It has to be a number of minutes, or text like '90s', '30min', '12h'.",
+        ) from None
 
 
 # --- kinds of values -------------------------------------------------------------------------------------

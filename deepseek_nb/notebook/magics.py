@@ -33,6 +33,9 @@ LAST_ANSWER = "_deepseek"
 """The name in the notebook that the last answer is kept under."""
 
 
+CUT_OFF = "cut off here: the answer reached the longest one that was allowed (max_tokens)"
+
+
 class ShownText(str):
     """The text of an answer that stands on the screen already: a ``str`` that is not echoed once more.
 
@@ -246,6 +249,8 @@ class DeepSeekMagics(CheckedMagics):
     def _finish(self, screen: Screen, answer: Answer, shape: Shape, name: str | None) -> None:
         self.shell.user_ns[LAST_ANSWER] = answer
         bundle = shape.bundle(answer, name)
+        if answer.finish_reason == "length":
+            bundle = with_line(bundle, CUT_OFF)
         if self.facts:
             bundle = with_line(bundle, facts_line(answer))
         if self.reasoning == "folded":

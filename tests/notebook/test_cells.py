@@ -60,6 +60,16 @@ def test_an_answer_that_is_no_json_fails_the_cell_and_is_kept(kernel):
     assert kernel.value("[_deepseek.text, 'nothing' in globals()]") == ["a poem", False]
 
 
+def test_an_answer_that_was_cut_off_says_so(kernel, sandbox):
+    """What came is shown and bound: it is paid for, and may be what was asked for."""
+    sandbox.faults = FaultScript.of("length_cut")
+    cell = kernel.run("%%deepseek --into cut\nlong 400")
+    assert cell.status == "ok"
+    assert cell.texts("text/plain")[-1].startswith(kernel.value("cut"))
+    assert "cut off here" in cell.texts("text/plain")[-1]
+    assert "cut off here" not in kernel.value("cut")
+
+
 def test_code_is_bound_without_its_fence(kernel):
     cell = kernel.run("%%deepseek --as code --into code\ngive Sure!\n```python\nx = 1\n```\nThat is it.")
     assert cell.texts()[-1] == "```python\nx = 1\n```"

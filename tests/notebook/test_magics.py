@@ -55,7 +55,7 @@ def test_a_cell_shows_binds_and_keeps_its_answer(shell, sandbox):
         ("--max-tokens 0 hello", "--max-tokens: '0' is not a whole number from 1 on"),
         ("--budget -1 hello", "--budget: '-1' is not US dollars above 0"),
         ("--ttl soon hello", "'soon' is not a duration"),
-        ("--patience x hello", "'x' is not a duration"),
+        ("--patience x hello", "'x' is not a duration. It has to be a number of minutes"),
         ("--as html hello", "markdown"),
         ("--no-cache=1 hello", "--no-cache takes no value"),
         ("--into", "--into needs a value"),
