@@ -17,7 +17,7 @@ from weakref import WeakSet
 import anyio
 from anyio.from_thread import BlockingPortal
 
-__all__ = ["Portal", "Stopped", "attend", "background"]
+__all__ = ["CANCELLED", "Interrupt", "Portal", "Stopped", "attend", "background"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,14 @@ TICK_S = 0.05
 """An awaiting cell notices an interrupt only when its loop wakes: this often."""
 CLOSING_S = 5.0
 """How long a cancelled piece of work may take to put its books in order."""
+CANCELLED = "The request was cancelled."
+
+
+class Interrupt(KeyboardInterrupt):
+    """A blocking call was interrupted. In a notebook it takes one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
 
 
 class Stopped(asyncio.CancelledError):
@@ -34,7 +42,7 @@ class Stopped(asyncio.CancelledError):
         return [f"Interrupted: {self}"]
 
 
-async def attend(work: Future[T], told: str = "The request was cancelled.", *, cancel: bool = True) -> T:
+async def attend(work: Future[T], told: str = CANCELLED, *, cancel: bool = True) -> T:
     """Await what runs in the background loop, from any other loop, which goes on meanwhile.
 
     An interrupt or cancellation raises :class:`Stopped`, saying ``told``, and with ``cancel`` ends the work.
@@ -124,7 +132,7 @@ class Portal:
         except KeyboardInterrupt:
             future.cancel()  # from here on the future says "cancelled", whatever the work still does
             ended.wait(CLOSING_S)
-            raise
+            raise Interrupt(CANCELLED) from None
 
     def start(self, work: Callable[..., Awaitable[T]], *args: Any) -> Future[T]:
         """Run ``work(*args)`` in the background loop; gives the future of its result."""

@@ -15,7 +15,7 @@ from deepseek_nb.adapters.database import NotSaved
 from deepseek_nb.adapters.settings import Settings, hidden
 from deepseek_nb.client.aio import AsyncClient, Prompt
 from deepseek_nb.client.errand import Errand
-from deepseek_nb.client.portal import background
+from deepseek_nb.client.portal import CANCELLED, Interrupt, background
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.metrics import Metrics
@@ -172,9 +172,16 @@ class Stream:
         work = background.start(self._client.atake, replace(self._errand, on_delta=take))
         work.add_done_callback(lambda _: pieces.put(None))
         try:
-            while (piece := pieces.get()) is not None:
+            while (piece := _next(pieces)) is not None:
                 yield piece
             self.answer = work.result()
             self._client.warn_if_needed()
         finally:
             work.cancel()
+
+
+def _next(pieces: queue.SimpleQueue[Delta | None]) -> Delta | None:
+    try:
+        return pieces.get()
+    except KeyboardInterrupt:
+        raise Interrupt(CANCELLED) from None

@@ -314,6 +314,16 @@ def test_an_interrupted_wait_leaves_the_question_under_way(kernel, sandbox):
     assert not sandbox.log[0].aborted
 
 
+@pytest.mark.parametrize("call", ["ds.ask('long 20000')", "list(ds.stream('long 20001'))"])
+def test_a_blocking_call_that_is_interrupted_takes_one_line(kernel, sandbox, call):
+    cell = kernel.run(
+        f"import deepseek_nb as ds\nprint('go')\n{call}",
+        interrupt_when=lambda cell: "stream" in cell.kinds and eventually(lambda: sandbox.in_flight > 0),
+    )
+    assert cell.error["traceback"] == ["Interrupted: The request was cancelled."]
+    assert eventually(lambda: [record.aborted for record in sandbox.log] == [True])
+
+
 def test_what_is_wrong_with_a_background_question_fails_its_cell(kernel, sandbox):
     for bad in ("--next say x", "--model '' --max-tokens x say x", "say {{nobody}}"):
         assert kernel.run(f"%deepseek --background {bad}").status == "error"
