@@ -177,17 +177,21 @@ class _Asked:
 def _running(client: Client, name: str, asked: _Asked, *, alone: bool) -> Job | None:
     """The handle of that very job, if it is to have its rows ``alone``; None where no job of that name runs.
 
-    Raises JobRunning for another one, and for a paused one where rows are shared: it keeps those it began.
+    Raises JobRunning for another one, and for a paused one where rows are shared (with another client, they
+    always are): it keeps those it began.
     """
+    folder = client.settings.data_dir
     for job in live_jobs():
-        if job.name != name or job.client is not client or job.status == "cancelling":
+        if job.name != name or job.client.settings.data_dir != folder or job.status == "cancelling":
             continue
-        if not alone and job.status == "paused":
+        alone_there = alone and job.client is client
+        if job.status == "paused" and not alone_there:
             raise JobRunning(
-                f"The job {name!r} is paused in this process.", hint="Let it go on first: job.resume()"
+                f"The job {name!r} is paused in this process.",
+                hint="Let it go on with job.resume(), or end it with job.cancel().",
             )
-        if alone and job.asked == asked:
+        if alone_there and job.asked == asked:
             return job
-        if alone:
+        if alone_there:
             raise JobRunning(f"The job {name!r} is {job.status} in this process, with other rows or options.")
     return None

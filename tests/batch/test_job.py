@@ -384,13 +384,15 @@ def test_a_job_goes_on_with_its_client_when_the_default_one_is_made_anew(frame, 
         assert eventually(lambda: old.aio._road is None), "the old client was left open"
 
 
-def test_apply_does_not_wait_for_a_job_that_is_paused(frame, slow):
-    """It would wait for the rows that one has begun, for ever and without a word."""
+def test_nobody_waits_for_a_job_that_is_paused(frame, slow):
+    """Its rows would be waited for, for ever and without a word: by apply, or by a job of another client."""
     server, client = slow
     job = submit(frame, ASK, client=client, job="paused")
     job.pause()
     with pytest.raises(errors.JobRunning, match="is paused in this process"):
         apply(frame, ASK, client=client, job="paused", progress=False)
+    with Client(client.settings) as other, pytest.raises(errors.JobRunning, match="is paused"):
+        submit(frame, ASK, client=other, job="paused")
     job.resume()
     out = apply(frame, ASK, client=client, job="paused", progress=False)
     assert (out["status"] == "done").all()
