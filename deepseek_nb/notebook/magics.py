@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from IPython import get_ipython
-from IPython.core.magic import line_cell_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic import line_cell_magic, magics_class, no_var_expand
 from traitlets import Bool, Enum, Float, Int, Unicode
 
 from deepseek_nb.adapters.settings import parse_duration_s
@@ -19,7 +19,7 @@ from deepseek_nb.notebook.carry import Interrupted, carry, follow
 from deepseek_nb.notebook.commands import find_command
 from deepseek_nb.notebook.defaults import CheckedMagics
 from deepseek_nb.notebook.display import CellOutput, Publish, Screen, show
-from deepseek_nb.notebook.names import UserNames, names_around_cell
+from deepseek_nb.notebook.names import UserNames, names_around_magic
 from deepseek_nb.notebook.options import SHORT_USAGE, Line, read_line, with_options
 from deepseek_nb.notebook.pending import PendingAnswer
 from deepseek_nb.notebook.prompt_tables import PromptTables
@@ -90,10 +90,9 @@ class DeepSeekMagics(CheckedMagics):
     ).tag(config=True)
 
     @no_var_expand
-    @needs_local_scope
     @line_cell_magic
     @with_options
-    def deepseek(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Any:
+    def deepseek(self, line: str, cell: str | None = None) -> Any:
         """Ask DeepSeek and show the answer as it is written.
 
         ``%deepseek [options] question``, or ``%%deepseek [options]`` with the question in the lines
@@ -116,13 +115,13 @@ class DeepSeekMagics(CheckedMagics):
                 return show(note(magic.__doc__))
             if cell is None and (command := find_command(read)):
                 return command(self, self._call_options(read))
-            return self._ask(read, cell, local_ns)
+            return self._ask(read, cell)
         except Interrupted:
             raise
         except KeyboardInterrupt:
             raise Interrupted("Nothing was sent.") from None
 
-    def _ask(self, read: Line, cell: str | None, local_names: Mapping[str, Any] | None) -> Any:
+    def _ask(self, read: Line, cell: str | None) -> Any:
         question = _question(read, cell)
         chat = self._conversation(read.options)
         if question is None:
@@ -130,7 +129,7 @@ class DeepSeekMagics(CheckedMagics):
                 return show(note(SHORT_USAGE))
             chat.clear()
             return show(note(f"the conversation {chat.name} begins anew"))
-        names = UserNames(self.shell, local_names if cell is None else names_around_cell())
+        names = UserNames(self.shell, names_around_magic())
         tables = PromptTables(most_chars=self.table_chars, sample=read.options.sample)
         asked = Template(question).render(names, tables)
         if read.options.system:

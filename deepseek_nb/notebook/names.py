@@ -11,10 +11,13 @@ from typing import Any
 
 from deepseek_nb.core.errors import ConfigError
 
-__all__ = ["UserNames", "names_around_cell"]
+__all__ = ["UserNames", "names_around_magic"]
 
 _LIST = re.compile(r"list\[(\w+)\]")
 
+_RUN_MAGIC = ("run_cell_magic", "run_line_magic")
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
+"""Frames of their own before Python 3.12."""
 _NOT_FILLING = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 
 
@@ -41,7 +44,8 @@ class UserNames(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         names = dict.fromkeys(name for space in self._spaces for name in list(space))
         for name in names:
-            if name not in self._hidden and not isinstance(self[name], _NOT_FILLING):
+            hidden = name in self._hidden or not name.isidentifier()  # a comprehension's iterator is ".0"
+            if not hidden and not isinstance(self[name], _NOT_FILLING):
                 yield name
 
     def __len__(self) -> int:
@@ -62,16 +66,20 @@ class UserNames(Mapping[str, Any]):
         raise ConfigError(f"--schema: there is no {name!r} in this notebook.", hint=hint)
 
 
-def names_around_cell() -> Mapping[str, Any] | None:
-    """The local names where the cell magic that runs was called from.
+def names_around_magic() -> Mapping[str, Any] | None:
+    """The local names where the magic that runs was called from; None where nobody called one.
 
-    IPython tells a cell magic the notebook's own even where a function called ``run_cell_magic``. None where
-    nobody did.
+    IPython tells a cell magic the notebook's own even where a function called ``run_cell_magic``. In a
+    comprehension they are its own and those around it.
     """
     frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_back
-        if frame.f_code.co_name == "run_cell_magic" and caller is not None:
-            return caller.f_locals
-        frame = caller
-    return None
+    while frame is not None and frame.f_code.co_name not in _RUN_MAGIC:
+        frame = frame.f_back
+    if frame is None or frame.f_back is None:
+        return None
+    frame = frame.f_back
+    names: Mapping[str, Any] = frame.f_locals
+    while frame.f_code.co_name in _COMPREHENSIONS and frame.f_back is not None:
+        frame = frame.f_back
+        names = {**frame.f_locals, **names}
+    return names

@@ -218,6 +218,17 @@ def test_local_names_fill_a_cell_inside_a_function(kernel):
     assert cell.streamed == "You said: capital Paris of France\n"
 
 
+def test_a_comprehension_sees_the_names_around_it(kernel):
+    """Its own, the function's, the notebook's, in this order."""
+    kernel.run(
+        "city = country = 'nowhere'\n"
+        "def ask(city):\n"
+        "    ask_it = get_ipython().run_line_magic\n"
+        "    return [ask_it('deepseek', '{{city}} {{country}}') for country in ('France', 'Texas')]"
+    )
+    assert kernel.value("ask('Paris')") == ["You said: Paris France", "You said: Paris Texas"]
+
+
 def test_hostile_text_is_shown_harmless(kernel):
     """No tag, image, strange link or colour code in any state of it; the variable has it as it came."""
     cell = kernel.run("%%deepseek --into raw\nhostile")
