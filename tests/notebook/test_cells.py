@@ -63,7 +63,7 @@ def test_an_answer_that_is_no_json_fails_the_cell_and_is_kept(kernel):
 def test_an_answer_that_was_cut_off_says_so(kernel, sandbox):
     """What came is shown and bound: it is paid for, and may be what was asked for."""
     sandbox.faults = FaultScript.of("length_cut")
-    cell = kernel.run("%%deepseek --into cut\nlong 400")
+    cell = kernel.run("%%deepseek --into cut\nlong 433")
     assert cell.status == "ok"
     assert cell.texts("text/plain")[-1].startswith(kernel.value("cut"))
     assert "cut off here" in cell.texts("text/plain")[-1]
