@@ -272,6 +272,6 @@ def _read_each(
 
 def _bodies(texts: list[list[str]], form: Form) -> list[str]:
     """Rows as they are kept: compact JSON, the fields in the template's order."""
-    heads = [compact_json(name) + ":" for name in form.fields]
-    pieces = [[head + text for text in column] for head, column in zip(heads, texts, strict=True)]
-    return [f"{{{','.join(row)}}}" for row in zip(*pieces, strict=True)]
+    names = [compact_json(name).replace("%", "%%") for name in form.fields]
+    body = "{" + ",".join(f"{name}:%s" for name in names) + "}"
+    return [body % row for row in zip(*texts, strict=True)]

@@ -240,7 +240,7 @@ class Asking:
         request = changed(self._sent.request, messages=(*self._head, message))
         if len(prompt) > LONG_CHARS:
             self._client.refuse_what_cannot_fit(request)
-        key = self._key_of(Message("user", prompt))
+        key = self._key_of(prompt)
         made = changed(self._sent, request=request, key=key, on_event=on_event)
         return replace(made, fallbacks=self._again(self._elsewhere(prompt))) if self._again else made
 
@@ -260,7 +260,7 @@ class Asking:
 
     def key(self, prompt: str) -> str:
         """The key of a row, without its errand. Raises ContextTooLong for one that is too long."""
-        return self(prompt).key if len(prompt) > LONG_CHARS else self._key_of(Message("user", prompt))
+        return self(prompt).key if len(prompt) > LONG_CHARS else self._key_of(prompt)
 
     def _elsewhere(self, prompt: str) -> ChatRequest:
         """The request as another server is asked: nothing is arranged or filled for its cache."""

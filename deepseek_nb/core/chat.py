@@ -95,10 +95,15 @@ class ChatRequest:
         ``route`` names who answers (a simulation's or a local model's answer never poses as the
         real service's). Credentials, ``user_id``, budgets and priorities are not part of it.
         """
-        return self.keys(route)(self.messages[-1])
+        return self._keys(route)(_turn(self.messages[-1]))
 
-    def keys(self, route: str) -> Callable[[Message], str]:
-        """What gives the fingerprint of this request with another last message, for the rows of a job."""
+    def keys(self, route: str) -> Callable[[str], str]:
+        """What gives the fingerprint of this request with another text of the user's at its end, for rows."""
+        key = self._keys(route)
+        return lambda text: key(f'["user",{_quoted(text)},null,false]')
+
+    def _keys(self, route: str) -> Callable[[str], str]:
+        """The same for the last turn as :func:`_turn` writes it."""
         parameters = _parameters(
             *(self.thinking, self.reasoning_effort, self.json_mode, self.max_tokens),
             *(self.temperature, self.top_p, self.stop, self.schema_digest),
@@ -107,9 +112,9 @@ class ChatRequest:
         )
         before, origin = _begun(self.messages[:-1]), f"{route}/{self.model}"
 
-        def key(last: Message) -> str:
+        def key(turn: str) -> str:
             begun = before.copy()
-            begun.update(f"{_turn(last)}]".encode("utf-8", "surrogatepass"))
+            begun.update(f"{turn}]".encode("utf-8", "surrogatepass"))
             return f"{origin}_{begun.hexdigest()}_{parameters}"
 
         return key
