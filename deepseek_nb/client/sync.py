@@ -38,18 +38,21 @@ class Client:
     def __init__(self, settings: Settings | None = None, *, fallback: Any = None, **arguments: Any) -> None:
         settings, arguments, fallback = hidden(settings), hidden(arguments), hidden(fallback, secret=False)
         self._aio = AsyncClient(settings, fallback=fallback, **arguments)
+        self._warned = self._retired = False
+        self._begin()
+        background.close_at_end(self._aio)
+
+    def _begin(self) -> None:
+        """In this process: after a fork, who held the lock is not there, nor are those it was held for."""
         self._pid = os.getpid()
-        self._warned = False
         self._guard = threading.Lock()
         self._holds = 0
-        self._retired = False
-        background.close_at_end(self._aio)
 
     @property
     def aio(self) -> AsyncClient:
         """The async client behind this one; it belongs to the background loop."""
         if self._pid != os.getpid():
-            self._pid = os.getpid()
+            self._begin()
             self._aio.begin_in_child()
             background.close_at_end(self._aio)
         return self._aio
