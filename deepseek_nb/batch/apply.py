@@ -90,7 +90,8 @@ def apply(
     50) has rows share a request, where requests and not money are what is short: each answer counts for the
     row whose number it bears, and a row without one is asked alone. ``max_tokens`` is 1,024 unless given, and
     down to 256 where a schema of options, numbers and texts with ``max_length`` bounds the answer: one that
-    runs on is cut early, and asked again with more room.
+    runs on is cut early, and asked again with more room. A text that is cut at a ``max_tokens`` of yours is
+    "done", and ``error`` says that it was cut.
 
     ``patience`` is how long the job goes on while the server gives nothing, in minutes (or text:
     ``"2h"``). ``fallback`` lists where rows are asked once the server has been down for a while: model

@@ -126,6 +126,10 @@ def _tell_of_problems(
         series["cost_usd"].iloc[unasked] = 0.0
 
 
+CUT = "AnswerTruncated: The text was cut at max_tokens."
+"""Beside the text of an answer that took all the tokens the caller gave it."""
+
+
 class _Table:
     """The columns of the result: one value for each distinct prompt, put in place from the ledger."""
 
@@ -154,6 +158,8 @@ class _Table:
             values["raw"][number] = text
         if self._schema is None:
             self._answers[0][0][number] = text
+            if kept.get("finish_reason") == "length":
+                values["error"][number] = CUT
         else:
             try:
                 value, mends = self._schema.read(text)

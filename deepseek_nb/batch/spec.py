@@ -16,8 +16,9 @@ from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.budget import Budget
 from deepseek_nb.core.call import Leg
-from deepseek_nb.core.chat import ChatRequest, Message, Usage, canonical_json
+from deepseek_nb.core.chat import Answer, ChatRequest, Message, Usage, canonical_json
 from deepseek_nb.core.copies import changed
+from deepseek_nb.core.errors import AnswerTruncated
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.estimate import scale_of
@@ -135,6 +136,8 @@ class JobSpec:
                     most_tokens=most_tokens,
                 ),
             )
+            if self.schema is None and self.max_tokens is None and not self.thinking:
+                made = replace(made, check=_whole)
             return replace(made, request=replace(made.request, json_mode=False)) if numbers else made
 
         block = 0 if self.form.layout == "inline" else self.block
@@ -161,6 +164,17 @@ class JobSpec:
         """Twice the longest answer that fits the schema: one that runs on is cut before it costs much."""
         longest = longest_tokens(self.schema)
         return ROW_MAX_TOKENS if longest is None else min(max(2 * longest, LEAST_MAX_TOKENS), ROW_MAX_TOKENS)
+
+
+def _whole(answer: Answer) -> Answer:
+    """The answer, unless a limit that nobody asked for cut it: then it is asked again with more room."""
+    if answer.finish_reason == "length":
+        raise AnswerTruncated(
+            f"The answer was cut at {answer.usage.completion_tokens:,} tokens.",
+            answer=answer,
+            hint="Give max_tokens= what the longest answer may have.",
+        )
+    return answer
 
 
 def digest_of(meta: Mapping[str, Any]) -> str:

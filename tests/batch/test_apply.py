@@ -436,3 +436,17 @@ def test_a_bar_shows_the_work(frame, client, ticket, capsys):
     shown = capsys.readouterr().err
     assert "bar" in shown
     assert "30/30" in shown
+
+
+def test_a_text_that_is_cut_is_asked_again_unless_the_limit_was_the_callers(client, sandbox):
+    """No half of an answer poses as one: by itself a job gives it room, or says that it was cut."""
+    frame = pd.DataFrame({"a": ["word " * 3_000, "short"]})
+    whole = apply(frame, "Return exactly: {{a}}", client=client, layout="inline", progress=False)
+    assert whole["answer"].tolist() == [text.strip() for text in frame["a"]]
+    assert whole["attempts"].tolist() == [3, 1]
+    assert whole["error"].isna().all()
+    cut = apply(frame, "Return exactly: {{a}}", client=client, layout="inline", max_tokens=10, progress=False)
+    assert len(cut["answer"][0]) < 100
+    assert cut["status"].tolist() == ["done", "done"]
+    assert "cut at max_tokens" in cut["error"][0]
+    assert pd.isna(cut["error"][1])
