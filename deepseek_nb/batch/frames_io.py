@@ -21,6 +21,11 @@ __all__ = ["FrameForm", "as_pandas"]
 
 PARQUET_WRITERS = ("polars", "pyarrow")
 _DEEPEST = 8
+HINTS = {
+    "LazyFrame": "Collect it first: frame.collect().",
+    "Series": "Make it one: series.to_frame('text'), and name {{text}} in the template.",
+    "list": "Make it one: pd.DataFrame({'text': texts}), and name {{text}} in the template.",
+}
 
 
 def as_pandas(frame: Any, template: str | None = None) -> pd.DataFrame:
@@ -35,10 +40,9 @@ def as_pandas(frame: Any, template: str | None = None) -> pd.DataFrame:
     try:
         rows: Any = nw.from_native(frame, eager_only=True)
     except TypeError:
-        lazy = "LazyFrame" in type(frame).__name__
+        kind = type(frame).__name__
         raise FrameError(
-            f"A {type(frame).__name__} is no frame with rows.",
-            hint="Collect it first: frame.collect()." if lazy else "Give a pandas or polars DataFrame.",
+            f"A {kind} is no frame with rows.", hint=HINTS.get(kind, "Give a pandas or polars DataFrame.")
         ) from None
     empty = pd.Series([None] * len(rows), dtype="Int8")
     columns: dict[str, pd.Series[Any]] = {

@@ -435,6 +435,15 @@ def test_a_lazy_frame_is_told_to_be_collected(client):
         pl.LazyFrame({"text": ["a"]}).deepseek.apply(ASK, client=client)
 
 
+@pytest.mark.parametrize(
+    "texts", [pd.Series(["a"]), pl.Series(["a"]), ["a"]], ids=["pandas", "polars", "list"]
+)
+def test_texts_without_a_frame_are_told_how_to_become_one(client, texts):
+    with pytest.raises(errors.FrameError, match=r"is no frame with rows\. Make it one: .*text") as caught:
+        run(texts, client)
+    assert "{{text}}" in caught.value.hint
+
+
 def test_what_stops_a_polars_job_has_a_polars_frame(polars_frame, client, sandbox):
     sandbox.faults = FaultScript.always("balance_402")
     with pytest.raises(errors.BalanceExhausted) as caught:
