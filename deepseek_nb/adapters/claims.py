@@ -218,11 +218,15 @@ class Claims:
             return done
 
         done = self._database.write(write, durable=False)
+        taken: dict[str, float] = {}
         with self._wake:
-            for step in steps:
+            for step in steps:  # in their order: who went away at once has let go in the same group
                 if step.lease_s is None:
                     self._held.pop(step.key, None)
-        self._hold({step.key: step.lease_s for step in steps if step.lease_s is not None and done[step]})
+                    taken.pop(step.key, None)
+                elif done[step]:
+                    taken[step.key] = step.lease_s
+        self._hold(taken)
         return done
 
     def _all_elsewhere(self, steps: list[_Step]) -> bool:

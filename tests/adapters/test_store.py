@@ -458,6 +458,29 @@ def test_a_claim_is_let_go_after_cancel_and_error(store):
         asyncio.run(main())
 
 
+def test_who_goes_away_at_once_holds_no_claim(tmp_path):
+    """Taken and let go in one group of writes."""
+
+    async def main(store):
+        busy = sqlite3.connect(store.path, isolation_level=None)
+        busy.execute("BEGIN IMMEDIATE")
+        first = asyncio.create_task(store.claims.take("first"))  # the claims' thread waits with it
+        await asyncio.sleep(0.1)
+        gone = asyncio.create_task(store.claims.take("gone"))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.wait([gone])
+        store.claims.let_go("gone")
+        busy.execute("ROLLBACK")
+        busy.close()
+        assert await first
+        assert await store.claims.take("last")
+        assert store.claims.held == {"first", "last"}
+
+    with AnswerStore(tmp_path) as store:
+        asyncio.run(main(store))
+
+
 def test_closing_gives_claims_back(tmp_path):
     """A call that was cut off by the end of its client keeps nobody waiting; a hit takes no claim."""
     with AnswerStore(tmp_path) as other:
