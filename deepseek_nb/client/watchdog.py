@@ -150,7 +150,8 @@ class Watchdog:
                 due_s = min(due_s, now + self.limits.silence_s / LOOKS)
         if due_s > now:
             self._turns = TURNS
-            return due_s
+            # a first token may come right now, and its limit be shorter than those that run
+            return due_s if self._token_s is not None else min(due_s, now + self.limits.token_s)
         if self._turns:  # the loop may be held up, and what came lie unread: let it read first
             self._turns -= 1
             return now + TURN_S
@@ -164,7 +165,9 @@ class Watchdog:
         if self._repeat_due is not None:
             first_s = self.look(first_s)
         else:
-            first_s += min(limits.silence_s, limits.first_byte_s, limits.first_token_s, limits.total_s)
+            first_s += min(
+                *(limits.silence_s, limits.first_byte_s, limits.first_token_s, limits.token_s, limits.total_s)
+            )
         self._rounds.begin(self, first_s)
         return self
 

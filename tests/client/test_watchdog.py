@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 
@@ -60,6 +61,22 @@ def test_each_is_hung_up_on_by_its_own_limit():
     for found_s, expected_s in zip(lasted_s, (2.4, 1.2, 0.2, 2.4, 0.6), strict=True):
         assert expected_s - 0.01 <= found_s
     assert lasted_s[2] < lasted_s[4] < lasted_s[1] < lasted_s[0]
+
+
+def test_a_standstill_is_seen_in_its_own_time():
+    """Also where that is shorter than the silence, and the first token came just now."""
+
+    async def stands_still() -> float:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        with contextlib.suppress(WentSilent):
+            async with Watchdog(Limits(silence_s=30.0, token_s=0.3)) as dog:
+                dog.byte()
+                dog.token()
+                await asyncio.sleep(10)
+        return loop.time() - began_s
+
+    assert 0.3 <= asyncio.run(stands_still()) < 5
 
 
 def test_a_byte_moves_the_limit():
