@@ -9,6 +9,7 @@ shown; what was in flight, and what had arrived but not been committed, is asked
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from deepseek_nb.adapters.store import AnswerStore
@@ -17,7 +18,7 @@ from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.means import Means
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.copies import changed
-from deepseek_nb.core.errors import Busy, DeepSeekError
+from deepseek_nb.core.errors import AnswerInvalid, BudgetExceeded, Busy, DeepSeekError
 from deepseek_nb.core.wire import Delta
 
 __all__ = ["Road"]
@@ -38,6 +39,7 @@ class Road(Means):
 
         Also by other processes with the same store. Where one of them is at it, this call looks for the
         answer every 50 to 500 ms, for as long as the errand's patience; where that process ends, it asks.
+        Who waited here for another's errand that failed asks with the patience that is left.
 
         Raises what ended it, a :class:`DeepSeekError`.
         """
@@ -49,23 +51,26 @@ class Road(Means):
             errand = changed(errand, claimed=False)  # somebody here is asking it too, or has just asked it
         if not errand.look_up:
             return await Drive(self, errand).run()
+        now, waited_s, patience_s = asyncio.get_running_loop().time, 0.0, errand.policy.patience_s
         while (flight := self._flights.get(errand.key)) is not None:
-            try:
-                shared = await asyncio.shield(flight)
-            except DeepSeekError as error:
-                if not error.retryable:
-                    raise
+            began_s = now()
+            await asyncio.wait([flight])
+            if flight.cancelled():
+                continue  # whoever asked first went away: now it is our turn
+            if (error := flight.exception()) is not None:
+                waited_s += now() - began_s
+                if _for_all(error) or (patience_s is not None and waited_s > patience_s):
+                    raise error
                 continue
-            except asyncio.CancelledError:
-                if flight.cancelled() and not _cancelling():
-                    continue  # whoever asked first went away: now it is our turn
-                raise
+            shared = flight.result()
             if shared.fingerprint not in (errand.key, *(leg.key for leg in errand.fallbacks)):
                 continue  # another route answered, which this caller has not allowed
             answer = errand.with_value(changed(shared, cached=True))
             if errand.on_delta:
                 errand.on_delta(Delta.of(answer))
             return answer
+        if waited_s and patience_s is not None:
+            errand = changed(errand, policy=replace(errand.policy, patience_s=patience_s - waited_s))
         flight = asyncio.get_running_loop().create_future()
         self._flights[errand.key] = flight
         try:
@@ -107,6 +112,11 @@ class Road(Means):
             ) from None
 
 
-def _cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def _for_all(error: BaseException) -> bool:
+    """Whether those who wait for the same answer need not ask for it themselves.
+
+    A budget is each caller's own, and so is patience with the server. Answers that cannot be used were paid.
+    """
+    if isinstance(error, BudgetExceeded):
+        return False
+    return not getattr(error, "retryable", False) or isinstance(error, AnswerInvalid)
