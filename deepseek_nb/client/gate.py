@@ -13,7 +13,7 @@ from typing import Protocol
 from deepseek_nb.adapters.owners import owner_may_live, owner_name
 from deepseek_nb.core import fleet
 from deepseek_nb.core.admission import Admission, Report, Ticket, View
-from deepseek_nb.core.errors import StoreFailed
+from deepseek_nb.core.errors import ConfigError, StoreFailed
 
 __all__ = ["Gate", "GateState", "NotShared", "Shared"]
 
@@ -99,6 +99,7 @@ class Gate:
         """Wait for a place and give the ticket that holds it; a ticket from before goes to the front.
 
         A new one gets the place in line of who asked at ``since_s``, on the loop's clock; None: now.
+        Raises ConfigError where the gate is closed, also for those who wait then.
         """
         now = self.now()
         if ticket is None:
@@ -109,10 +110,14 @@ class Gate:
         self._pump()
         if ticket.held:  # there was room
             return ticket
+        if self._closed:  # no timer would wake it
+            del self._waiting[ticket]
+            self.admission.leave(ticket, now)
+            raise _closed()
         place = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         try:
             await place
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConfigError):
             self._waiting.pop(ticket, None)
             self.leave(ticket)
             raise
@@ -179,8 +184,11 @@ class Gate:
         self._pump()
 
     def close(self) -> None:
-        """Stop the timers, and leave the shared table (later, in its thread). Blocks nobody."""
+        """Send away who waits, stop the timers, and leave the shared table (in its thread). Blocks nobody."""
         self._closed = True
+        for place in self._waiting.values():
+            if place is not None and not place.done():
+                place.set_exception(_closed())
         if self._meeting is not None:
             self._meeting.cancel()  # it ends in its thread; nobody listens any more
         timers = (self._timer, self._sync_timer, *self._recall_timers.values())
@@ -354,6 +362,12 @@ class Gate:
         if self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None
+
+
+def _closed() -> ConfigError:
+    return ConfigError(
+        "The client was closed while a request waited for its place.", hint="Make a new client and ask again."
+    )
 
 
 def _meet(shared: Shared, report: Report, name: str, now: float) -> View:
