@@ -99,7 +99,8 @@ class Drive:
         """Whether it went back to an earlier leg: it has waited for that server before."""
         self.shown = False
         self.in_flight: Exchange | None = None
-        self.cancelled: asyncio.CancelledError | None = None
+        self.gone: BaseException | None = None
+        """What ended it from outside: a cancellation, or what a listener or callback raised."""
 
     @property
     def leg(self) -> Leg:
@@ -122,8 +123,8 @@ class Drive:
         while (obey := self._OBEY.get(type(command))) is not None:
             try:
                 event = await obey(self, command)
-            except asyncio.CancelledError as gone:
-                self.cancelled = gone
+            except BaseException as gone:  # noqa: BLE001 (raised at the end, once the books are in order)
+                self.gone = gone
                 event = Interrupted(self._perhaps_charged())
             command = self.call.next(event, now())
         if isinstance(command, Finish):
@@ -132,8 +133,8 @@ class Drive:
         raise self._fail(command)
 
     def _finish(self, answer: Answer) -> Answer:
-        if self.cancelled is not None:
-            raise self.cancelled
+        if self.gone is not None:
+            raise self.gone
         if self.errand.on_delta and answer.cached:
             self.errand.on_delta(Delta.of(answer))
         self._tell("hit" if answer.cached else "answered", answer=answer)
@@ -141,9 +142,10 @@ class Drive:
 
     def _fail(self, command: Fail) -> BaseException:
         self._leave()
-        if command.error is None:
-            return self.cancelled or asyncio.CancelledError()
-        error = self.means.scrub(command.error)
+        ended_by = command.error or self.gone or asyncio.CancelledError()
+        if not isinstance(ended_by, DeepSeekError):
+            return ended_by
+        error = self.means.scrub(ended_by)
         error.cost_usd = self.cost_usd  # type: ignore[attr-defined]
         self._tell("failed", error=error)
         return error
@@ -177,7 +179,7 @@ class Drive:
         try:
             await writing
         except asyncio.CancelledError as gone:
-            self.cancelled = gone  # this comes when the paid answer is written
+            self.gone = gone  # this comes when the paid answer is written
         except StoreFailed:
             pass
         failed = writing.exception()
@@ -185,7 +187,7 @@ class Drive:
             self.means.not_saved = failed  # the answer is paid for: it is handed over
         elif failed is not None:
             raise failed
-        return Done()
+        return Done() if self.gone is None else Interrupted()
 
     # -- money
 
@@ -310,8 +312,9 @@ class Drive:
                     return Admitted()
                 if leg is not None:
                     if self._reserved_for(leg):
+                        self._return_to(leg)
                         self.ticket = lines.take(leg)
-                        return self._return(leg)
+                        return Returned(leg)
                     lines.leave(leg)
                 elif (down := self._down_here()) is not None:
                     return Failed(down)
@@ -336,12 +339,11 @@ class Drive:
         left_usd = self.errand.budget.left_usd
         return been_down and (left_usd is None or self._worst_usd(*self._asked_at(leg)) <= left_usd)
 
-    def _return(self, leg: int) -> Event:
-        """Go on with an earlier leg, where a place is held."""
+    def _return_to(self, leg: int) -> None:
+        """Go on with an earlier leg, where a place came."""
         self._turn_to(self.call.legs[leg])
         self.returned = True
         self._tell("back", tries=self.call.tries, refusals=self.call.refusals)
-        return Returned(leg)
 
     def _down_here(self) -> DeepSeekError | None:
         """Why to go on elsewhere at once; None while this server lives, or is worth a probe."""
@@ -401,7 +403,7 @@ class Drive:
             answer = self.errand.with_value(answer)
         except DeepSeekError as error:
             return self._broke(error, hedge.taken if hedge else first)
-        except asyncio.CancelledError:
+        except BaseException:
             if hedge is not None:
                 self.in_flight, self.ticket = hedge.taken, hedge.taken.ticket
             self._leave()
@@ -426,11 +428,11 @@ class Drive:
 
     def _broke(self, error: DeepSeekError, exchange: Exchange) -> Event:
         """Tell admission what the error shows about the server, and hand it to the story."""
-        self.in_flight = None
+        self.in_flight, self.ticket = exchange, exchange.ticket
         if self.shown and self.errand.on_delta:
-            self.errand.on_delta(Delta(restart=True))
             self.shown = False
-        self.ticket = exchange.ticket
+            self.errand.on_delta(Delta(restart=True))
+        self.in_flight = None
         wait_s, counted = exchange.end(error)
         usage = getattr(error, "usage", None)
         if usage is None and isinstance(getattr(error, "answer", None), Answer):
@@ -455,9 +457,17 @@ class Drive:
                 self.errand.budget.reserve(reservation, self._worst_usd(request, self.reserved_price))
             except BudgetExceeded:
                 return None
+            ticket: Ticket | None = None
+            try:
+                ticket = await self.gate.enter(None, self.errand.lane)
+                self._tell("sent", tries=self.call.tries + 1, refusals=self.call.refusals)
+            except BaseException:  # nothing was sent
+                if ticket is not None:
+                    self.gate.leave(ticket)
+                self.errand.budget.release(reservation)
+                self.means.announce_settled()
+                raise
             self.hedge_reservation = reservation
-            ticket = await self.gate.enter(None, self.errand.lane)
-            self._tell("sent", tries=self.call.tries + 1, refusals=self.call.refusals)
             return self._exchange(request, ticket, on_token)
 
         return ready

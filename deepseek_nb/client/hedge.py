@@ -83,18 +83,26 @@ class Hedge:
                         answer: Answer = task.result()
                         return answer
                     if not isinstance(error, DeepSeekError):
+                        self.taken = exchange
                         raise error
                     self._lost(exchange, error)
         finally:
             began.cancel()
 
     async def _hang_up(self, *tasks: asyncio.Task[Answer]) -> None:
+        """End them and book what they were; a cancellation that comes meanwhile waits for that."""
+        gone: asyncio.CancelledError | None = None
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        while left := [task for task in tasks if not task.done()]:
+            try:
+                await asyncio.wait(left)
+            except asyncio.CancelledError as again:
+                gone = again
         for task in tasks:
             exchange = self._runs.pop(task)
             error = None if task.cancelled() else task.exception()
             if exchange is not self.taken:
                 self._lost(exchange, error if isinstance(error, DeepSeekError) else None)
+        if gone is not None:
+            raise gone

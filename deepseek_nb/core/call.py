@@ -450,15 +450,20 @@ class Call:
             wait_s = 0.0
             if error.disposition is Disposition.RETRY:
                 wait_s = self.policy.fault_wait_s(max(1, self.faults), error, self.rng)
+        stored: Event = Done()
+        booked: Event = Done()
         if isinstance(error, AnswerInvalid) and isinstance(error.answer, Answer):
             self.unusable.append(error.answer)
             if self.keep:
-                yield Store(f"{self.key}~{len(self.unusable)}", error.answer)
+                stored, _ = yield Store(f"{self.key}~{len(self.unusable)}", error.answer)
         if error.charged != "no":
             usage = failed.usage or Usage(estimated=True)
             self.spent += usage
             self._reserved = False
-            yield Settle(usage, certain=error.charged == "yes")
+            booked, _ = yield Settle(usage, certain=error.charged == "yes")
+        if Interrupted in (type(stored), type(booked)):  # while what was paid is kept: nothing more is sent
+            yield from self._end(Fail(None), None)
+            return None
         waited_s = now - self._started_s
         if self._leaves(error, now, wait_s, waited_s):
             yield from self._release()  # another leg has another price

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import pydantic
@@ -11,10 +13,22 @@ import pytest
 
 from deepseek_nb.client.aio import AsyncClient
 from deepseek_nb.core import errors
+from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.events import CallEvent
 from deepseek_nb.sandbox import Fault, FaultScript, Sandbox
 
 QUESTION = "The sky is blue. Grass is green. What is blue?"
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Wait for ``what``."""
+    while not what():  # noqa: ASYNC110 (what is waited for is not ours to announce)
+        await asyncio.sleep(0.01)
+
+
+def passing(client: AsyncClient) -> int:
+    """Interactive requests that hold a place."""
+    return client.road.upstream("").gate("deepseek-flash").admission.passing
 
 
 class Mood(pydantic.BaseModel):
@@ -118,6 +132,60 @@ def test_a_follower_takes_over_when_the_first_caller_goes_away(tmp_path):
 
         asyncio.run(ask())
         assert sum(r.complete for r in slow.log.chats) == 1
+
+
+def test_a_follower_is_not_taken_for_cancelled_when_the_first_caller_is(sandbox, with_client, misbehave):
+    """Also where it was cancelled before, and went on: its own cancellation alone ends it."""
+    misbehave("hang")
+
+    async def follower(client: AsyncClient) -> Answer:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return await client.ask(QUESTION)
+        raise AssertionError
+
+    async def ask(client: AsyncClient) -> None:
+        leader = asyncio.create_task(client.ask(QUESTION))
+        second = asyncio.create_task(follower(client))
+        await until(lambda: passing(client))
+        second.cancel()
+        await asyncio.sleep(0.05)
+        leader.cancel()
+        assert (await second).text
+
+    with_client(ask)
+
+
+def test_followers_of_answers_that_cannot_be_used_do_not_pay_for_them_again(sandbox, with_client):
+    """The question and its two repairs, once for all."""
+    sandbox.faults = FaultScript.always("wrong_shape_json")
+
+    async def ask(client: AsyncClient) -> None:
+        calls = (client.ask("I am sad", schema=Mood) for _ in range(5))
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in told} == {errors.SchemaMismatch}
+
+    with_client(ask)
+    assert len(sandbox.log) == 3
+
+
+def test_a_follower_has_its_own_budget_and_no_more_than_its_patience(sandbox, with_client):
+    """The first one's budget is not its own, and a busy server keeps all of them for one patience only."""
+
+    async def ask(client: AsyncClient) -> None:
+        poor, rich = await asyncio.gather(
+            client.ask(QUESTION, budget_usd=1e-9), client.ask(QUESTION), return_exceptions=True
+        )
+        assert isinstance(poor, errors.BudgetExceeded)
+        assert isinstance(rich, Answer)
+        sandbox.faults = FaultScript.always("busy_503")
+        calls = (client.ask("Still there?", patience="1s") for _ in range(20))
+        async with asyncio.timeout(10):
+            told = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in told} == {errors.Overloaded}
+
+    with_client(ask)
 
 
 BUSY_FAULTS = [
@@ -235,6 +303,49 @@ def test_events_tell_what_happens(with_client, misbehave):
     assert 0 < waits[0].left_s <= 600
 
 
+@pytest.mark.parametrize("priority", [2, 5])
+@pytest.mark.parametrize("kind", ["sent", "waiting", "first_token", "piece"])
+def test_a_listener_that_raises_keeps_no_place_and_no_money(kind, priority, sandbox, with_client, misbehave):
+    """Its error goes on, once the books are in order: the calls after it are asked as ever."""
+    misbehave(*[Fault("rate_429", limit=5)] * 3)
+
+    def breaks(event: CallEvent) -> None:
+        if event.kind == kind:
+            raise ZeroDivisionError(kind)
+
+    def breaks_too(_: object) -> None:
+        if kind == "piece":
+            raise ZeroDivisionError(kind)
+
+    async def ask(client: AsyncClient) -> None:
+        for number in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await client.ask(
+                    f"{QUESTION} {number}", priority=priority, on_event=breaks, on_delta=breaks_too
+                )
+        assert client.budget.reserved_usd == 0
+        assert (client.budget.unknown_usd > 0) == (kind in ("first_token", "piece"))
+        async with asyncio.timeout(20):
+            assert (await client.ask(QUESTION, priority=1)).text
+
+    with_client(ask, concurrency_start=1, concurrency_max=1, budget_usd=1)
+
+
+def test_closing_sends_away_who_waits(sandbox, with_client):
+    """A call that waits for its place when the client is closed ends, and says why."""
+    sandbox.faults = FaultScript.always("busy_503")
+
+    async def ask(client: AsyncClient) -> None:
+        calls = [asyncio.create_task(client.ask(f"{QUESTION} {n}", priority=2)) for n in range(12)]
+        await until(lambda: len(sandbox.log) >= 12)
+        await client.aclose()
+        async with asyncio.timeout(30):
+            told = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in told} == {errors.ConfigError}
+
+    with_client(ask)
+
+
 def test_a_stream_gives_the_pieces_of_the_answer(with_client):
     """The pieces make up the text; the answer is there after the last."""
 
@@ -314,6 +425,35 @@ def test_an_unusable_answer_is_repaired_and_what_was_paid_is_kept(fault, sandbox
     assert (answer.repairs, answer.attempts, len(answer.raw)) == (1, 2, 1)
     assert keys == [answer.fingerprint, answer.fingerprint + "~1"]
     assert answer.cost_usd == pytest.approx(sandbox.log.cost_usd)
+
+
+def test_a_call_cancelled_while_a_paid_answer_is_written_sends_no_repair(sandbox, with_client, misbehave):
+    """What was paid is kept and booked, and nothing more is paid."""
+    misbehave("wrong_shape_json")
+
+    async def ask(client: AsyncClient) -> None:
+        assert client.store is not None
+        busy = sqlite3.connect(client.store.path, isolation_level=None)
+
+        def when(event: CallEvent) -> None:
+            if event.kind == "first_token":
+                busy.execute("BEGIN IMMEDIATE")  # the commit waits
+
+        work = asyncio.create_task(client.ask("I am sad", schema=Mood, on_event=when))
+        await until(lambda: busy.in_transaction and not passing(client))
+        work.cancel()
+        await asyncio.sleep(0.05)
+        busy.execute("ROLLBACK")
+        busy.close()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        kept = list(client.store.keys())
+        assert [key[-2:] for key in kept] == ["~1"]
+        assert client.budget.reserved_usd == 0
+        assert client.budget.spent_usd == pytest.approx(sandbox.log.cost_usd)
+
+    with_client(ask, budget_usd=1)
+    assert len(sandbox.log) == 1
 
 
 def test_two_repairs_are_all(sandbox, with_client, misbehave):

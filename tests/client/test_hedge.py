@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
 from deepseek_nb.client.aio import AsyncClient
+from deepseek_nb.client.portal import background
+from deepseek_nb.client.sync import Client
 from deepseek_nb.core import errors
 from deepseek_nb.sandbox import Fault, FaultScript
 
 QUESTION = "The sky is blue. Grass is green. What is blue?"
 SOON = {"hedge_after_s": 0.2, "thinking": False}
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
 
 
 def test_a_silent_request_is_doubled_and_the_other_answer_taken(sandbox, with_client):
@@ -111,6 +121,20 @@ def test_an_interrupt_hangs_up_both(sandbox, with_client):
     with_client(ask, silence_timeout_s=30, **SOON)
     assert len(sandbox.log.chats) == 2
     assert not any(record.complete for record in sandbox.log.chats)
+
+
+def test_an_interrupt_of_the_blocking_client_hangs_up_both(sandbox, tmp_path):
+    """Its loop cancels again and again, until the call has ended: the books are in order all the same."""
+    sandbox.faults = FaultScript.of("hang", "hang")
+    reached = {"base_url": sandbox.base_url, "api_key": sandbox.api_key, "data_dir": tmp_path}
+    with Client(**reached, budget_usd=1, **SOON) as client:
+        work = background.start(client.atake, client.aio.prepare(QUESTION))
+        while sandbox.in_flight < 2:
+            time.sleep(0.01)
+        work.cancel()
+        wait_for(lambda: client.budget.reserved_usd == 0)
+        assert client.budget.unknown_usd > 0
+        assert client.aio.upstream("").gate("deepseek-flash").admission.passing == 0
 
 
 def test_a_refused_key_is_told_at_once(sandbox, with_client):

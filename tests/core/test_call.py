@@ -99,8 +99,8 @@ class World:
             command = call.next(event, self.now)
 
     def answer(self, command: Command) -> Event:
-        interruptible = isinstance(command, LookUp | Reserve | Admit | Send | Wait | FallBack)
-        if interruptible and len(self.commands) - 1 == self.interrupt_at:
+        interrupted = len(self.commands) - 1 == self.interrupt_at
+        if interrupted and isinstance(command, LookUp | Reserve | Admit | Send | Wait | FallBack):
             return Interrupted(USAGE if isinstance(command, Send) else None)
         match command:
             case LookUp():
@@ -141,7 +141,7 @@ class World:
                 return Answered(Answer("good", usage=USAGE))
             case Store():
                 self.stored.append(command.key)
-                return Done()
+                return Interrupted() if interrupted else Done()
             case Wait():
                 self.now += command.wait_s
                 return Done()
@@ -181,10 +181,13 @@ def test_the_rules_hold_for_every_sequence_of_events(script, interrupt_at, patie
 @settings(max_examples=200, deadline=None)
 @given(script=st.lists(st.sampled_from(FAULTS), max_size=12), interrupt_at=st.integers(0, 30))
 def test_an_interrupt_leaves_no_reservation_open(script, interrupt_at):
-    """Whenever the caller goes away, the money set aside is settled or released."""
+    """Whenever the caller goes away, the money set aside is settled or released, and nothing more is sent."""
     world = World(list(script), interrupt_at)
     world.run(call())
     assert world.open_reservations == 0
+    kinds = [type(command) for command in world.commands]
+    if interrupt_at < len(kinds) and kinds[interrupt_at] not in (Settle, Release):
+        assert Send not in kinds[interrupt_at + 1 :]
 
 
 @pytest.mark.parametrize("script", [["hit"], ["denied"], ["good"], [FAULTS[0], "good"]])
