@@ -222,8 +222,9 @@ class Database:
         """
         with self._write_lock:
             self._repaired(self._scrub_once)
-        for left in self._damaged_copies():
-            left.unlink(missing_ok=True)
+        with _only_one(self.path):
+            for left in self._damaged_copies():
+                left.unlink(missing_ok=True)
 
     def size_bytes(self) -> int:
         """Bytes on disk: the file and its log."""
@@ -273,9 +274,9 @@ class Database:
         self._pool.release()
         self._write_lock.release()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, path: Path | None = None) -> sqlite3.Connection:
         return open_database(
-            self.path,
+            path or self.path,
             self._schema,
             self._version,
             upgrades=self._upgrades,
@@ -360,6 +361,9 @@ class Database:
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:
+                if self._identity() != self._file:  # replaced while this waited for another's write
+                    connection.execute("ROLLBACK")
+                    return self._write_once(work, durable=durable)
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
@@ -414,30 +418,57 @@ class Database:
             raise _explained(error, self.path) from None
 
     def _rescue(self) -> None:
-        """Move the damaged file aside and copy what can be read of it into a new one."""
+        """Put a new file with all that can be read in the place of the damaged one, which is kept aside.
+
+        The damaged one stays where it is, and its writers wait, until the new one is whole: after a kill or
+        on a full disk half-way, the next one repairs it again.
+        """
         found = self._file or self._identity()
-        with _only_one(self.path):
-            self._drop()
-            if self._identity() != found:
-                return  # another process did it meanwhile
-            aside = next(name for name in self._names_aside() if not name.exists())
-            for ending in ("-wal", ""):
-                with contextlib.suppress(FileNotFoundError):
-                    _beside(self.path, ending).rename(_beside(aside, ending))
-            _beside(self.path, "-shm").unlink(missing_ok=True)
-            fresh = self._open()
-            try:
-                copied = _copy_readable(aside, fresh)
-            except _FAILURES as error:
-                raise _explained(error, self.path) from None
-            finally:
-                fresh.close()
+        try:
+            with _only_one(self.path):
+                self._drop()
+                if self._identity() != found:
+                    return  # another process did it meanwhile
+                aside = next(name for name in self._names_aside() if not name.exists())
+                copied = self._replace_damaged(aside)
+        except _FAILURES as error:
+            raise _explained(error, self.path) from None
+        except OSError as error:
+            raise _cannot_be_made(error, self.path) from None
         warnings.warn(
             f"The store at {self.path} was damaged. {copied} rows were saved into a new file, the damaged "
             f"one is kept as {aside.name}.",
             StoreDamaged,
             stacklevel=4,
         )
+
+    def _replace_damaged(self, aside: Path) -> int:
+        """How many rows could be saved."""
+        half = _beside(self.path, ".corrupt-half")  # deleted with the damaged copies
+        _delete(half)
+        try:
+            with contextlib.closing(self._locked()) as old:
+                with contextlib.closing(self._open(half)) as fresh:
+                    fresh.execute("PRAGMA journal_mode=DELETE").fetchall()  # all in one file, once
+                    copied = _copy_readable(old, fresh)
+                if sys.platform == "win32":
+                    old.close()  # an open file cannot be renamed there
+                _swap(self.path, half, aside)
+        finally:
+            _delete(half)
+        return copied
+
+    def _locked(self) -> sqlite3.Connection:
+        """The damaged file, which nobody else writes to where it still can be written to."""
+        old = sqlite3.connect(self.path, timeout=self._busy_timeout_s, isolation_level=None)
+        old.text_factory = _TEXT
+        try:
+            old.execute("BEGIN IMMEDIATE")
+        except _FAILURES as error:
+            if _code(error) == sqlite3.SQLITE_BUSY:
+                old.close()
+                raise
+        return old
 
     def _names_aside(self) -> Iterator[Path]:
         number = 1
@@ -523,12 +554,16 @@ def _prepare(path: Path) -> None:
         if hasattr(os, "geteuid"):
             _check_owner(path, os.geteuid())
     except OSError as error:
-        full = error.errno in (28, 122)  # no space, quota
-        raise StoreFailed(
-            f"The store at {path} cannot be made: {error.strerror or error}.",
-            hint=_DIRECTORY_HINT,
-            reason="full" if full else "readonly",
-        ) from None
+        raise _cannot_be_made(error, path) from None
+
+
+def _cannot_be_made(error: OSError, path: Path) -> StoreFailed:
+    full = error.errno in (28, 122)  # no space, quota
+    return StoreFailed(
+        f"The store at {path} cannot be made: {error.strerror or error}.",
+        hint=_DIRECTORY_HINT,
+        reason="full" if full else "readonly",
+    )
 
 
 def _check_owner(path: Path, user: int) -> None:
@@ -643,7 +678,7 @@ def _expected(schema: tuple[str, ...]) -> dict[str, str]:
         return _tables(pristine)
 
 
-def _copy_readable(damaged: Path, fresh: sqlite3.Connection) -> int:
+def _copy_readable(old: sqlite3.Connection, fresh: sqlite3.Connection) -> int:
     """Copy the rows that can be read, from the front and then from the back; how many there were."""
     copied = 0
     names = [
@@ -652,22 +687,20 @@ def _copy_readable(damaged: Path, fresh: sqlite3.Connection) -> int:
             "SELECT name FROM sqlite_master WHERE type='table' AND name NOT GLOB 'sqlite_*'"
         )
     ]
-    with contextlib.closing(sqlite3.connect(damaged, isolation_level=None)) as old:
-        old.text_factory = _TEXT
-        fresh.execute("PRAGMA foreign_keys=OFF")
-        fresh.execute("BEGIN IMMEDIATE")
-        for name in names:
-            columns = [row[1] for row in fresh.execute(f"PRAGMA table_info({name})")]
-            listed = ", ".join(columns)
-            marks = ", ".join("?" * len(columns))
-            insert = f"INSERT OR IGNORE INTO {name} ({listed}) VALUES ({marks})"  # noqa: S608 (names of our own tables)
-            for order in ("", " ORDER BY rowid DESC"):
-                select = f"SELECT {listed} FROM {name} NOT INDEXED{order}"  # noqa: S608 (the same)
-                whole, rows = _insert_readable(old, select, fresh, insert)
-                copied += rows
-                if whole:
-                    break
-        fresh.execute("COMMIT")
+    fresh.execute("PRAGMA foreign_keys=OFF")
+    fresh.execute("BEGIN IMMEDIATE")
+    for name in names:
+        columns = [row[1] for row in fresh.execute(f"PRAGMA table_info({name})")]
+        listed = ", ".join(columns)
+        marks = ", ".join("?" * len(columns))
+        insert = f"INSERT OR IGNORE INTO {name} ({listed}) VALUES ({marks})"  # noqa: S608 (names of our own tables)
+        for order in ("", " ORDER BY rowid DESC"):
+            select = f"SELECT {listed} FROM {name} NOT INDEXED{order}"  # noqa: S608 (the same)
+            whole, rows = _insert_readable(old, select, fresh, insert)
+            copied += rows
+            if whole:
+                break
+    fresh.execute("COMMIT")
     return copied
 
 
@@ -693,6 +726,24 @@ def _insert_readable(
 
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
+
+
+def _delete(path: Path) -> None:
+    """The file and what SQLite puts beside it."""
+    for ending in ("", "-journal", "-wal", "-shm"):
+        _beside(path, ending).unlink(missing_ok=True)
+
+
+def _swap(path: Path, fresh: Path, aside: Path) -> None:
+    """``fresh`` takes the place of ``path``, which goes ``aside``, its log first: it fits no other file."""
+    with contextlib.suppress(FileNotFoundError):
+        _beside(path, "-wal").rename(_beside(aside, "-wal"))
+    _beside(path, "-shm").unlink(missing_ok=True)
+    try:
+        aside.hardlink_to(path)
+    except OSError:  # a disk without links
+        path.rename(aside)
+    fresh.replace(path)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The one way a SQLite file is opened: private, checked, repaired, explained."""
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -244,16 +245,81 @@ def test_a_file_of_garbage_is_moved_aside(tmp_path):
     database.close()
 
 
-def test_readable_rows_are_saved(tmp_path):
-    """A damaged page in the middle costs its own rows, not those before and after."""
-    database = Database(tmp_path / "x.db", SCHEMA, 1)
+def test_a_write_that_waited_goes_into_the_file_that_is_there(database):
+    """A file is replaced while a write waits for that of another process: it is not lost with the old one."""
+    begun = threading.Event()
+    database.write(lambda c: c.set_trace_callback(lambda _: begun.set()))
+    begun.clear()
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writer = threading.Thread(target=fill, args=(database, 10))
+    writer.start()
+    assert begun.wait(20)
+    for name in database.path.parent.iterdir():
+        name.unlink()
+    other.close()
+    writer.join()
+    assert count(database) == 10
+
+
+def damaged(folder):
+    """The path of a file of 2000 rows with a damaged page in its middle."""
+    database = Database(folder / "x.db", SCHEMA, 1)
     fill(database, 2000)
     database.close()
-    raw = bytearray((tmp_path / "x.db").read_bytes())
+    raw = bytearray((folder / "x.db").read_bytes())
     middle = len(raw) // 2 // 4096 * 4096
     raw[middle : middle + 4096] = b"\xff" * 4096
-    (tmp_path / "x.db").write_bytes(raw)
+    (folder / "x.db").write_bytes(raw)
+    return folder / "x.db"
+
+
+def test_a_killed_repair_loses_nothing(tmp_path):
+    """Nor does whoever looks while it is under way find an empty file: the next one repairs it again."""
+    script = f"""
+        import os, sys
+        from deepseek_nb.adapters import database
+        database._insert_readable = lambda *_: os.kill(os.getpid(), 9)
+        database.Database(sys.argv[1], {SCHEMA!r}, 1).check()
+    """
+    with pytest.raises(AssertionError):
+        run_code(script, damaged(tmp_path))
     database = Database(tmp_path / "x.db", SCHEMA, 1)
+    with pytest.warns(StoreDamaged, match="was damaged"):
+        assert 1900 < count(database) < 2000
+    database.close()
+    assert not list(tmp_path.glob("*half*"))
+
+
+def test_a_repair_that_does_not_fit_is_made_later(tmp_path):
+    """A damaged file on a full disk stays as it is until there is room for what it still holds."""
+    with small_disk(tmp_path / "small") as folder:
+        database = Database(damaged(folder), SCHEMA, 1)
+        with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        with pytest.raises(ConfigError, match="disk is full"):
+            count(database)
+        (folder / "filler").unlink()
+        with pytest.warns(StoreDamaged, match="was damaged"):
+            assert 1900 < count(database) < 2000
+        database.close()
+
+
+def test_a_repair_on_a_read_only_disk_is_a_clear_error(tmp_path):
+    """As any other write there."""
+    with small_disk(tmp_path / "small") as folder:
+        (folder / "x.db").write_bytes(b"this is no database " * 1000)
+        (folder / "x.db").chmod(0o600)
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        with pytest.raises(ConfigError, match="cannot be made: Read-only") as caught:
+            Database(folder / "x.db", SCHEMA, 1)
+        assert caught.value.reason == "readonly"
+
+
+def test_readable_rows_are_saved(tmp_path):
+    """A damaged page in the middle costs its own rows, not those before and after."""
+    database = Database(damaged(tmp_path), SCHEMA, 1)
     with pytest.warns(StoreDamaged, match="was damaged"):
         assert 1900 < count(database) < 2000
     assert database.read(lambda c: c.execute("PRAGMA integrity_check").fetchone()) == ("ok",)
