@@ -192,8 +192,10 @@ class Claims:
         with self._wake:
             self._held.update(taken)
             if self._held and self._beat is None:
-                self._beat = threading.Thread(target=self._keep, name="deepseek_nb claims beat", daemon=True)
-                self._beat.start()
+                beat = threading.Thread(target=self._keep, name="deepseek_nb claims beat", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no more threads: the lease is not extended
+                    beat.start()
+                    self._beat = beat
 
     def _carry_out(self, steps: list[_Step]) -> list[bool]:
         asked = [(step.key, step.ttl_s) for step in steps if step.lease_s is not None]

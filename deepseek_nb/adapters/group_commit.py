@@ -103,15 +103,24 @@ class GroupCommit(Generic[T, R]):
         if self._pid != os.getpid():
             self._reset()  # a forked child has neither the thread nor its queue
         with self._wake:
-            self._queue.append((item, waiter))
-            if self._thread is None:
-                self._closing = False
-                self._thread = threading.Thread(
-                    target=self._work, name=f"deepseek_nb {self._name}", daemon=True
-                )
-                self._thread.start()
-                atexit.register(self.close)
-            self._wake.notify()
+            if self._started():
+                self._queue.append((item, waiter))
+                self._wake.notify()
+                return
+        self._do([(item, waiter)])
+
+    def _started(self) -> bool:
+        """Whether the thread is there; where the system gives no more of them, the caller commits."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name=f"deepseek_nb {self._name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._closing = False
+            self._thread = thread
+            atexit.register(self.close)
+        return True
 
     def _work(self) -> None:
         crowd = False

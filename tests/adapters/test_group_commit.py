@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from deepseek_nb.adapters.group_commit import GroupCommit
+from deepseek_nb.adapters.store import AnswerStore
 
 
 @pytest.fixture
@@ -86,3 +87,43 @@ def test_a_wait_for_run_can_be_left(held):
     asyncio.run(work())
     held.commit.close()
     assert held.groups == [[7]]
+
+
+@pytest.fixture
+def no_threads():
+    """A system that gives no more threads, until the switch is called."""
+    before = threading.stack_size(1 << 46)
+    yield lambda: threading.stack_size(before)
+    threading.stack_size(before)
+
+
+def test_where_no_thread_can_be_had_the_caller_commits(no_threads):
+    """And a thread is there again with the next item that can have one."""
+    committed = []
+
+    def commit(items):
+        committed.append((threading.current_thread().name, items))
+        return items
+
+    group = GroupCommit(commit, name="test")
+
+    async def work() -> list[int]:
+        first = await asyncio.wait_for(group.run(1), 10)
+        no_threads()
+        return [first, await asyncio.wait_for(group.run(2), 10)]
+
+    assert asyncio.run(work()) == [1, 2]
+    assert committed == [("MainThread", [1]), ("deepseek_nb test", [2])]
+    group.close()
+
+
+def test_a_claim_without_a_thread_of_its_own_is_held_for_its_lease(no_threads, tmp_path):
+    """Nothing of it fails: it only is not extended."""
+
+    async def work() -> bool:
+        with AnswerStore(tmp_path) as store:
+            taken = await store.claims.take("key")
+            assert store.claims.held == {"key"}
+            return taken
+
+    assert asyncio.run(work())
