@@ -570,8 +570,11 @@ class Journal:
             )
 
     def prompts(self, job: str) -> Iterator[Prompt]:
-        """What every row asks, by position, 1000 in memory at a time; a damaged row is left out."""
-        after = -1
+        """What every row asks, by position, 1000 in memory at a time.
+
+        One that was damaged on disk is left out; one StoreDamaged warning says how many there were.
+        """
+        after, damaged = -1, 0
         while True:
             page = self._database.read(
                 lambda c, after=after: c.execute(  # type: ignore[misc]
@@ -583,9 +586,18 @@ class Journal:
             for _, key, body, priority, body_sum in page:
                 if _sum(key, body) == body_sum:
                     yield Prompt(key, body, priority)
+                else:
+                    damaged += 1
             if len(page) < PAGE_ITEMS:
-                return
+                break
             after = page[-1][0]
+        if damaged:
+            warnings.warn(
+                f"{damaged} rows of the job {job!r} in {self.path} were damaged and are left out; "
+                "run the call that began it once more: it has them.",
+                StoreDamaged,
+                stacklevel=2,
+            )
 
     def check(self) -> None:
         """Look the file over and repair it; for when rows cannot be found that should be there.

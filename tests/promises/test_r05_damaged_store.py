@@ -136,6 +136,19 @@ def test_a_flipped_byte_in_what_a_job_asks_gives_no_other_frame(tmp_path):
         assert len(server.log) == paid
 
 
+def test_a_row_that_is_left_out_of_a_frame_is_told(tmp_path):
+    """Its prompt was damaged: the frame by the job's name says so, and the call that began it has the row."""
+    with Sandbox(count="estimate", time_scale=100) as server:
+        _work(server, tmp_path)
+        paid = len(server.log)
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as connection:
+            connection.execute("UPDATE items SET body=body || '.' WHERE position=3")
+        with Journal(tmp_path / "jobs.db") as journal, pytest.warns(StoreDamaged, match="1 rows of the job"):
+            assert len(job_frame(journal, "j")) == ROWS - 1
+        _work(server, tmp_path)
+        assert len(server.log) == paid
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("index", ["item_of", "ready", "in_order"])
 def test_an_index_that_leads_astray_loses_no_row(tmp_path, index):
