@@ -30,6 +30,17 @@ SCHEMA = (
 )
 
 
+DAMAGED = {
+    "error": {
+        "message": "The result was damaged on the gateway's disk: ask this question again.",
+        "type": "server_error",
+        "param": None,
+        "code": "result_damaged",
+        "status": 500,
+    }
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One question as it is handed in."""
@@ -128,7 +139,10 @@ class Ledger:
         )
 
     def next_of(self, tenant: str, count: int) -> list[Queued]:
-        """The tenant's first ``count`` questions without a result: by priority, then as they came."""
+        """The tenant's first ``count`` questions without a result: by priority, then as they came.
+
+        One that was damaged on disk comes without a body, and is refused as such a one.
+        """
 
         def read(connection: sqlite3.Connection) -> list[Queued]:
             found: list[Queued] = []
@@ -143,10 +157,7 @@ class Ledger:
                     "LIMIT ?",
                     (job, count - len(found)),
                 ).fetchall()
-                found += [
-                    Queued(job, number, json.loads(name), json.loads(body), json.loads(wish), created)
-                    for number, name, body in rows
-                ]
+                found += [_queued(job, number, name, body, wish, created) for number, name, body in rows]
                 if len(found) >= count:
                     break
             return found
@@ -203,7 +214,7 @@ class Ledger:
                 (job, after, most),
             ).fetchall()
         )
-        return [(number, json.loads(result)) for number, result in rows]
+        return [(number, _result(number, result)) for number, result in rows]
 
     def drop(self, tenant: str, job: str) -> int | None:
         """Delete a job; how many of its questions had no result. None where the tenant has no such job."""
@@ -235,6 +246,20 @@ class Ledger:
         """Write what is queued, and close the file."""
         self._results.close()
         self._database.close()
+
+
+def _queued(job: str, number: int, name: str, body: str, wish: str, created: float) -> Queued:
+    try:
+        return Queued(job, number, json.loads(name), json.loads(body), json.loads(wish), created)
+    except (TypeError, ValueError):
+        return Queued(job, number, number, {}, {}, created)
+
+
+def _result(number: int, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError):
+        return {"id": number, **DAMAGED}
 
 
 def _text(value: dict[str, Any]) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
+from deepseek_nb.gateway.ledger import JOBS_FILE, Entry, Ledger
 from deepseek_nb.sandbox import FaultScript, Sandbox
 
 from .people import SECRETS, UPSTREAM_KEY, new_client
@@ -112,6 +114,24 @@ def test_a_busy_upstream_is_waited_out(serve, upstream):
         upstream.faults = None
         done = when_done(client, where)
     assert sorted(one["answer"] for one in done["results"]) == list("01234")
+
+
+def test_a_damaged_question_or_result_stops_none_of_the_others(serve, tmp_path):
+    """Each has its error; the job ends, and so does the next one."""
+    file = tmp_path / "data" / JOBS_FILE
+    wish = {"look_up": True, "keep": True, "ttl_s": None}
+    entries = [Entry(f"q{n}", {"query": f"Return exactly: {n}"}) for n in range(4)]
+    with closing(Ledger(file)) as ledger:
+        where = "/v1/jobs/" + ledger.add("desk", 1, wish, entries)
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("UPDATE items SET body=substr(body, 9) WHERE number=1")
+        connection.execute('UPDATE items SET result=\'{"id": "q2\' WHERE number=2')
+    with new_client(serve()) as client:
+        results = when_done(client, where)["results"]
+        assert [one.get("answer") for one in results] == ["0", None, None, "3"]
+        assert [one["error"]["status"] for one in results[1:3]] == [400, 500]
+        other = client.post("/v1/compute", json=batch(2)).headers["location"]
+        assert len(when_done(client, other)["results"]) == 2
 
 
 def test_the_queue_is_bounded(serve):
