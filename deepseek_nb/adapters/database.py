@@ -19,6 +19,7 @@ import os
 import sqlite3
 import stat
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -48,6 +49,10 @@ BUSY_TIMEOUT_S = 30.0
 
 APPLICATION_ID = 0x64736E62
 """Stands in the header of our files ("dsnb"), so that nobody else's database is taken for ours."""
+
+NO_ROOM = (28, 122)
+"""What the system calls a full disk, and a quota that is used up."""
+PROBE_BYTES = 64 << 10
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -522,7 +527,7 @@ def _explained(error: Exception, path: Path) -> StoreFailed:
             "is damaged",
             "Delete it or move it away; its answers are asked again.",
         )
-    elif code == sqlite3.SQLITE_FULL:
+    elif code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_room(path.parent)):
         reason, what = "full", "cannot grow: the disk is full"
         hint = "Free some space or set DEEPSEEK_NB_DATA_DIR to another disk, then run the same call again."
     elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -533,6 +538,16 @@ def _explained(error: Exception, path: Path) -> StoreFailed:
     else:
         reason, what, hint = "unusable", f"cannot be used ({error})", _DIRECTORY_HINT
     return StoreFailed(f"The store at {path} {what}.", hint=hint, reason=reason)
+
+
+def _no_room(folder: Path) -> bool:
+    """Whether the disk or the user's quota is full: where a file is opened, SQLite only says "I/O error"."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        return error.errno in NO_ROOM
+    return False
 
 
 def _prepare(path: Path) -> None:
@@ -558,7 +573,7 @@ def _prepare(path: Path) -> None:
 
 
 def _cannot_be_made(error: OSError, path: Path) -> StoreFailed:
-    full = error.errno in (28, 122)  # no space, quota
+    full = error.errno in NO_ROOM
     return StoreFailed(
         f"The store at {path} cannot be made: {error.strerror or error}.",
         hint=_DIRECTORY_HINT,

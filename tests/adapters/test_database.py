@@ -38,6 +38,13 @@ def fill(database, rows=1000):
     )
 
 
+def fill_up(folder):
+    """No byte more fits on that disk, until ``filler`` is deleted."""
+    with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+
+
 def count(database):
     return database.read(lambda c: c.execute("SELECT count(*) FROM t").fetchone()[0])
 
@@ -295,9 +302,7 @@ def test_a_repair_that_does_not_fit_is_made_later(tmp_path):
     """A damaged file on a full disk stays as it is until there is room for what it still holds."""
     with small_disk(tmp_path / "small") as folder:
         database = Database(damaged(folder), SCHEMA, 1)
-        with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while filler.write(bytes(4096)):
-                pass
+        fill_up(folder)
         with pytest.raises(ConfigError, match="disk is full"):
             count(database)
         (folder / "filler").unlink()
@@ -352,6 +357,16 @@ def test_a_full_disk_is_a_clear_error(tmp_path):
         assert (caught.value.reason, caught.value.disposition) == ("full", Disposition.PAUSE)
         assert count(database) == 100
         database.close()
+
+
+def test_opening_on_a_full_disk_says_so(tmp_path):
+    """SQLite calls it an I/O error; whoever starts again after the disk was filled has to know why."""
+    with small_disk(tmp_path / "small") as folder:
+        open_database(folder / "x.db", SCHEMA, 1).close()
+        fill_up(folder)
+        with pytest.raises(ConfigError, match="disk is full") as caught:
+            Database(folder / "x.db", SCHEMA, 1)
+        assert caught.value.reason == "full"
 
 
 def test_a_read_only_disk_is_a_clear_error(tmp_path):
