@@ -215,7 +215,7 @@ class Journal:
 
         Raises JobMismatch if the name belongs to a job with another digest.
         """
-        kept = json.dumps(dict(meta), ensure_ascii=False)
+        kept = json.dumps(dict(meta))  # in ASCII: half a surrogate pair is no UTF-8
 
         def make(connection: sqlite3.Connection) -> JobRow:
             there = _job(connection, name)

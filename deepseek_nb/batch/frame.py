@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jiter
 import numpy as np
@@ -130,6 +130,15 @@ CUT = "AnswerTruncated: The text was cut at max_tokens."
 """Beside the text of an answer that took all the tokens the caller gave it."""
 
 
+def _kept(text: str) -> dict[str, Any]:
+    """What the ledger holds, where half a character, which a server may send, becomes a question mark."""
+    try:
+        kept = jiter.from_json(text.encode("utf-8", "replace"))
+    except ValueError:
+        kept = json.loads(json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace"))
+    return cast("dict[str, Any]", kept)
+
+
 class _Table:
     """The columns of the result: one value for each distinct prompt, put in place from the ledger."""
 
@@ -147,9 +156,9 @@ class _Table:
     def put(self, number: int, item: ItemRow) -> None:
         """What the ledger says of the prompt at position ``number``."""
         if item.state == "d" and item.answer_json is not None:
-            self._done(number, jiter.from_json(item.answer_json.encode("utf-8", "replace")))
+            self._done(number, _kept(item.answer_json))
         elif item.state == "f" and item.error_json is not None:
-            self._failed(number, item, json.loads(item.error_json))
+            self._failed(number, item, _kept(item.error_json))
 
     def _done(self, number: int, kept: dict[str, Any]) -> None:
         values, text = self.values, kept["text"]

@@ -368,6 +368,12 @@ def test_a_changed_answer_is_asked_again(journal):
     assert [item.key for item in journal.lease("j", 9, 60)] == ["k1", "k2", "k4"]
 
 
+def test_half_a_character_in_a_template_is_kept(journal):
+    """As it is in a row: the next opening finds it again."""
+    meta = {"template": "cut \ud83d"}
+    assert [journal.open_job("j", "d", meta, some(1)).meta for _ in range(2)] == [meta, meta]
+
+
 def test_a_changed_body_is_not_sent(journal):
     """The row is taken out; the same call puts it back."""
     journal.open_job("j", "d", {}, some(5))

@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import deepseek_nb  # noqa: F401 (registers df.deepseek)
+from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.batch.apply import apply
+from deepseek_nb.batch.resume import job_frame
 from deepseek_nb.batch.rows import read_rows
 from deepseek_nb.batch.submit import submit
 from deepseek_nb.core import errors
@@ -213,6 +215,19 @@ def test_half_a_character_is_asked_as_a_question_mark(client, sandbox):
     for layout in ("keyed", "compact", "inline"):
         assert run(halves, client, layout=layout)["status"].tolist() == ["done", "done"]
     assert sum("a ?" in text for text in asked) == 3
+
+
+def test_half_a_character_in_an_answer_is_a_question_mark(client):
+    """One such answer does not take the whole job's frame away, nor its files."""
+    frame = pd.DataFrame({"text": ["a", "b"]})
+    run(frame, client, job="whole")
+    store = client.aio.store
+    key = next(store.keys())
+    store.put(key, {**store.get(key), "text": "half \ud83d"})
+    answers = run(frame, client, job="half")["answer"].tolist()
+    assert "half ?" in answers
+    with Journal(client.settings.data_dir) as journal:
+        assert job_frame(journal, "half")["answer"].tolist() == answers
 
 
 def test_an_object_without_a_text_is_no_value(client, sandbox):
