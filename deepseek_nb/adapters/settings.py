@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import ipaddress
-import math
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -91,7 +91,7 @@ def parse_patience_s(patience: str | float) -> float:
     """
     try:
         return _seconds(float(patience)) * 60
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     try:
         return parse_duration_s(patience)
@@ -139,14 +139,14 @@ def _seconds(value: Any) -> float:
             parts = list(_DURATION.finditer(text))
             if not parts or "".join(part[0] for part in parts) != text:
                 raise
-            return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
+            value = sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
     return _real(value)
 
 
 def _real(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError
     return float(value)
 
@@ -220,9 +220,12 @@ def _check_redis_url(value: Any) -> Secret | None:
 def _check_folder(value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or isinstance(value, bytes):
         raise TypeError
-    if not os.fspath(value):
+    if not os.fspath(value) or "\0" in os.fspath(value):
         raise ValueError
-    return Path(value).expanduser().absolute()
+    try:
+        return Path(value).expanduser().absolute()
+    except (RuntimeError, FileNotFoundError):  # the home of nobody; a current folder that was deleted
+        raise ValueError from None
 
 
 _DURATION_SAYS = "a duration: a number of seconds, or text like '90s', '30min', '12h', '7d'"
@@ -541,7 +544,7 @@ def load_settings(
     arguments = hidden(arguments)
     _refuse_unknown(arguments, "argument")
     from_environment, variables = _from_environment(environ)
-    file = _pyproject(environ, Path.cwd() if start_dir is None else Path(start_dir))
+    file = _pyproject(environ, start_dir)
     from_file = {} if file is None else _from_pyproject(file)
     sources = {
         **dict.fromkeys(from_file, str(file)),
@@ -565,7 +568,7 @@ def load_table(
     Raises ConfigError for a file that cannot be read and for what is no table; its ``file`` is the path.
     """
     environ = _Environment(os.environ if environ is None else environ)
-    file = _pyproject(environ, Path.cwd() if start_dir is None else Path(start_dir))
+    file = _pyproject(environ, start_dir)
     table = {} if file is None else _tool_table(file).get(name, {})
     if not isinstance(table, dict):
         raise ConfigError(
@@ -594,16 +597,19 @@ def _from_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[
     return values, variables
 
 
-def _pyproject(environ: Mapping[str, str], start: Path) -> Path | None:
+def _pyproject(environ: Mapping[str, str], start_dir: str | os.PathLike[str] | None) -> Path | None:
     named = environ.get(PYPROJECT_VARIABLE, "").strip()
     if named.lower() == "off":
         return None
     if named:
-        file = Path(named).expanduser()
+        file = Path(os.path.expanduser(named))  # noqa: PTH111 (leaves the home of nobody as it is)
         if not file.is_file():
             raise ConfigError(f"{PYPROJECT_VARIABLE} names {named!r}, and there is no such file.")
         return file
-    start = start.absolute()
+    try:
+        start = Path(start_dir or "").absolute()
+    except FileNotFoundError:
+        return None  # the current folder was deleted
     return next((file for up in (start, *start.parents) if (file := up / "pyproject.toml").is_file()), None)
 
 

@@ -304,7 +304,11 @@ def test_durations_are_seconds_or_a_number_with_its_unit(text: str | float, seco
 
 
 @pytest.mark.parametrize(
-    "text", ["", "30m", "7 months", "-5min", "-5", "min", "1h and 5min", "nan", "inf", None, True]
+    "text",
+    [
+        *("", "30m", "7 months", "-5min", "-5", "min", "1h and 5min", "nan", "inf", None, True),
+        *(10**400, "9" * 400 + "d"),
+    ],
 )
 def test_what_is_no_duration_is_refused(text: Any) -> None:
     """Units that could mean two things, negative and endless times are errors that say what is taken."""
@@ -321,6 +325,25 @@ def test_a_home_folder_is_found() -> None:
     """``~`` is the user's home, and the folder is absolute."""
     assert Settings(data_dir="~/answers").data_dir == Path.home() / "answers"  # type: ignore[arg-type]
     assert Settings(data_dir="answers").data_dir == Path.cwd() / "answers"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", ["~nobody-of-that-name/answers", "a\0b"])
+def test_a_folder_that_there_cannot_be_is_refused(folder: str) -> None:
+    with pytest.raises(ConfigError, match=r"data_dir .*It has to be the path of a folder"):
+        Settings(data_dir=folder)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_settings(environ={"DEEPSEEK_NB_PYPROJECT": folder})
+
+
+def test_a_current_folder_that_was_deleted_has_no_file(tmp_path: Path, monkeypatch: Any) -> None:
+    """A kernel whose folder was renamed or deleted goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert load_settings(environ={}).priority == 3
+    with pytest.raises(ConfigError, match="data_dir"):
+        load_settings(environ={}, data_dir="answers")
 
 
 # --- addresses -------------------------------------------------------------------------------------------
