@@ -242,10 +242,10 @@ class Database:
     def close(self) -> None:
         """Close every connection. What was committed is on the disk already. May be called twice."""
         with self._write_lock:
-            if not self._closed:
-                self._ballast.drop()
-            self._closed = True
+            was_open, self._closed = not self._closed, True
             self._drop()
+            if was_open and not _beside(self.path, "-wal").exists():  # nobody else has the file open
+                self._ballast.drop()
 
     def __del__(self) -> None:
         if getattr(self, "_write_lock", None) is not None:

@@ -369,6 +369,19 @@ def test_opening_on_a_full_disk_says_so(tmp_path):
         assert caught.value.reason == "full"
 
 
+def test_the_reserve_stays_until_the_last_one_closes(database):
+    """Whoever looks into a store for a moment does not take the space held back for a running job along."""
+    fill(database)
+    reserve = database.path.with_name("x.db.ballast")
+    assert reserve.exists()
+    other = Database(database.path, SCHEMA, 1)
+    assert count(other) == 1000
+    other.close()
+    assert reserve.exists()
+    database.close()
+    assert not reserve.exists()
+
+
 def test_a_read_only_disk_is_a_clear_error(tmp_path):
     """Named with what to do."""
     with small_disk(tmp_path / "small") as folder:
