@@ -14,6 +14,7 @@ import csv
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,9 @@ def to_file(frame: pd.DataFrame, form: FrameForm, path: str | os.PathLike[str]) 
     """Write ``frame`` without its index to a ``.csv`` (no formula in it), ``.parquet`` or ``.jsonl`` file.
 
     ``form`` knows its columns, which a Parquet file needs: what a list holds, and what is open.
-    A file that is there is replaced at the end, in one step. Raises ConfigError for another ending, for a
-    place that cannot be written, and where nothing that writes Parquet is installed.
+    A file that is there is replaced at the end, in one step, and as open to others as it was. Raises
+    ConfigError for another ending, for a place that cannot be written, and where nothing that writes Parquet
+    is installed.
     """
     path = Path(path)
     writers: dict[str, Callable[[Path], Any]] = {
@@ -86,10 +88,15 @@ def to_file(frame: pd.DataFrame, form: FrameForm, path: str | os.PathLike[str]) 
         raise ConfigError(
             f"{path.name!r} has no ending that tells how to write it.", hint=f"Give {', '.join(writers)}."
         )
-    half = path.with_name(f".{path.name}.half")
+    place = path.resolve() if path.is_symlink() else path
+    half = place.with_name(f".{place.name}.half")
     try:
+        half.unlink(missing_ok=True)
+        if place.exists():
+            half.touch(0o600)
+            shutil.copymode(place, half)
         write(half)
-        half.replace(path)
+        half.replace(place)
     except OSError as why:
         raise ConfigError(f"{path.name!r} cannot be written: {why.strerror or why}.") from None
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import stat
 import subprocess
 import sys
 from typing import Literal
@@ -20,6 +21,8 @@ from hypothesis import strategies as st
 import deepseek_nb  # noqa: F401 (registers df.deepseek)
 from deepseek_nb.adapters.journal import Journal
 from deepseek_nb.batch.apply import apply
+from deepseek_nb.batch.export import to_file
+from deepseek_nb.batch.frames_io import FrameForm
 from deepseek_nb.batch.resume import job_frame
 from deepseek_nb.batch.rows import read_rows
 from deepseek_nb.batch.submit import submit
@@ -228,6 +231,20 @@ def test_half_a_character_in_an_answer_is_a_question_mark(client):
     assert "half ?" in answers
     with Journal(client.settings.data_dir) as journal:
         assert job_frame(journal, "half")["answer"].tolist() == answers
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_file_that_is_replaced_is_as_private_as_it_was(tmp_path, ending):
+    """Written once more for its owner alone, and through a link."""
+    private, link = tmp_path / f"private{ending}", tmp_path / f"link{ending}"
+    private.touch(0o600)
+    link.symlink_to(private)
+    frame = pd.DataFrame({"n": [1]})
+    for path in (private, link):
+        to_file(frame, FrameForm(frame, ()), path)
+    assert link.is_symlink()
+    assert private.stat().st_size
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
 
 
 def test_an_object_without_a_text_is_no_value(client, sandbox):
