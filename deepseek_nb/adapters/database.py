@@ -227,9 +227,9 @@ class Database:
         """
         with self._write_lock:
             self._repaired(self._scrub_once)
-        with _only_one(self.path):
-            for left in self._damaged_copies():
-                left.unlink(missing_ok=True)
+            with _only_one(self.path):  # under both locks: a fork would copy this one
+                for left in self._damaged_copies():
+                    left.unlink(missing_ok=True)
 
     def size_bytes(self) -> int:
         """Bytes on disk: the file and its log."""
