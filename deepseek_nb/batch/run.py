@@ -303,8 +303,8 @@ class JobRun:
 
     async def _take(self, item: Item) -> None:
         """Take a row to its end, once it is its turn."""
-        await self.waves.turn(item.key)
         try:
+            await self.waves.turn(item.key)
             await self._one(item)
         finally:
             self.waves.back(item.key)

@@ -37,9 +37,8 @@ class Waves:
         self._heard = heard
         self._last = len(lead)
         self._wave = 0
-        self._out = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._here: list[set[str]] = [set() for _ in lead]  # of each wave: came for a turn, not back yet
+        self._moved = asyncio.Event()
 
     @property
     def empty(self) -> bool:
@@ -51,22 +50,23 @@ class Waves:
         if self._wave == self._last:
             return
         mine = self._wave_of.get(key, self._last)
-        while mine > self._wave:
-            await self._idle.wait()
-            if self._settle_s and mine > self._wave:
-                await asyncio.sleep(self._settle_s)
-            if not self._out:
-                self._wave = max(self._wave, mine)
         if mine < self._last:
-            self._out += 1
-            self._idle.clear()
+            self._here[mine].add(key)
+        while any(self._here[:mine]):  # who is back takes its next row at once, before those that wait
+            await self._moved.wait()
+        if self._settle_s and mine > self._wave:
+            await asyncio.sleep(self._settle_s)
+        self._wave = max(self._wave, mine)
 
     def back(self, key: str) -> None:
         """This row is done, failed or given back."""
-        if self._out and key in self._wave_of:
-            self._out -= 1
-            if not self._out:
-                self._idle.set()
+        mine = self._wave_of.get(key)
+        if mine is None or key not in self._here[mine]:
+            return
+        self._here[mine].discard(key)
+        if not self._here[mine]:
+            self._moved.set()
+            self._moved.clear()
 
     def hear(self, key: str, body: str, answer: Answer) -> None:
         """An answer came in for this row."""
@@ -77,9 +77,10 @@ class Waves:
 def waves_of(keys: Sequence[str], sizes: Sequence[int], asking: Asking) -> Waves:
     """The waves of a job with these rows: so many first, then so many, then the rest.
 
-    Nobody leads where nothing is gained: a job too small for a layout, or one without a static beginning.
+    Nobody leads where nothing is gained: a job too small for a layout, or one whose rows share no block of
+    the cache, neither of the static beginning nor, in groups with leaders of their own, behind it.
     """
-    if asking.prefix is None or not asking.prefix.cached_tokens:
+    if asking.prefix is None or not (asking.prefix.cached_tokens or len(sizes) > 1):
         return Waves()
     ends = list(accumulate(sizes, initial=0))
     lead = [keys[start:end] for start, end in pairwise(ends)]

@@ -128,6 +128,26 @@ def test_the_bill_is_the_plans_within_five_percent(table, options, tmp_path):
         assert again.done_rows == told.requests
 
 
+@pytest.mark.parametrize("layout", ["keyed", "compact"])
+def test_what_long_fields_share_is_had_to_the_token(layout, tmp_path):
+    """Forty rows for each of five papers: two of each lead and are waited for, whoever is back first.
+
+    Keyed, the static beginning fills no block of its own: only with the paper behind it.
+    """
+    papers = [f"Paper {n}. " + " ".join(f"word{n * place}" for place in range(1, 150)) for n in range(5)]
+    frame = pd.DataFrame({"about": [f"topic {n}" for n in range(200)], "paper": papers * 40})
+    with (
+        Sandbox(cache_rule="strict", count="vocabulary", first_token_s=0.03) as sandbox,
+        ds.Client(
+            base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path, concurrency_max=64
+        ) as client,
+    ):
+        told = ds.plan(frame, "Answer {{about}} from {{paper}}", schema=Credit, layout=layout, client=client)
+        assert told.leaders == 10
+        ds.apply(told, progress=False)
+        assert told.estimate.cached_tokens == sum(record.cache_hit_tokens for record in sandbox.log)
+
+
 def test_a_plan_shows_the_first_prompts_to_the_letter(frame, client, ticket, sandbox):
     """What is sent is what was shown, and nothing was sent for showing it."""
     seen = []
