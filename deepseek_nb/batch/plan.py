@@ -25,6 +25,7 @@ from deepseek_nb.batch.run import LEADERS
 from deepseek_nb.batch.spec import ROW_PRIORITY, Asking
 from deepseek_nb.batch.typical import answer_tokens
 from deepseek_nb.batch.waves import waves_of
+from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.sync import Client
 from deepseek_nb.core.chat import Message
@@ -278,7 +279,7 @@ def _plan(call: JobCall) -> Plan:
     work = work_of(call, client)
     asking = work.asking(call, client)
     rows, keys = fitting(work.rows, asking)
-    done = _done(call, client, work.name, work.digest, keys)
+    done = _done(call, client, work, keys, asking("", None))
     places = [place for place, key in enumerate(keys) if key not in done]
     found = arranged(rows, places, asking, call.cache_block)
     count, many = counter(), call.rows_per_request
@@ -322,18 +323,18 @@ def _messages(asking: Asking, prompts: Sequence[str]) -> tuple[Message, ...]:
     return asking.together.pack(prompts).request.messages
 
 
-def _done(call: JobCall, client: Client, name: str, digest: str, keys: list[str]) -> set[str]:
-    """Keys of rows that have an answer: in the job's ledger, or in the store."""
+def _done(call: JobCall, client: Client, work: Work, keys: list[str], probe: Errand) -> set[str]:
+    """Keys of rows that have an answer: in the job's ledger, or in the store, as ``probe`` looks there."""
     done: set[str] = set()
     journal_file = client.settings.data_dir / "jobs.db"
     if journal_file.exists():
         with Journal(journal_file) as journal:
-            before = journal.job(name)
-            if before is not None and before.digest == digest:
+            before = journal.job(work.name)
+            if before is not None and before.digest == work.digest:
                 ended = ("d",) if call.retry_failed else ("d", "f")
-                done |= {row.key for row in journal.rows(name) if row.state in ended}
-    if call.cache is not False:
-        done |= client.kept([key for key in keys if key not in done], client.settings.ttl_s)
+                done |= {row.key for row in journal.rows(work.name) if row.state in ended}
+    if probe.look_up:
+        done |= client.kept([key for key in keys if key not in done], probe.ttl_s)
     return done & set(keys)
 
 

@@ -69,8 +69,9 @@ class Waves:
             self._moved.clear()
 
     def hear(self, key: str, body: str, answer: Answer) -> None:
-        """An answer came in for this row."""
-        if self._heard is not None and key in self._wave_of and not answer.cached:
+        """An answer came in for this row. One that took a repair, or another server, is of other tokens."""
+        as_sent = answer.fingerprint == key and not (answer.cached or answer.repairs)
+        if self._heard is not None and key in self._wave_of and as_sent:
             self._heard(body, answer.usage)
 
 

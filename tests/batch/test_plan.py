@@ -17,7 +17,8 @@ from deepseek_nb.batch.rows import read_rows
 from deepseek_nb.core import errors
 from deepseek_nb.core.tokens import estimate_tokens
 from deepseek_nb.core.vocabulary import Vocabulary
-from deepseek_nb.sandbox import Sandbox
+from deepseek_nb.sandbox import Completion, Fault, Sandbox
+from deepseek_nb.sandbox.engine import answer
 from deepseek_nb.sandbox.tokens import make_counter
 
 ASK = "Sort this ticket: {{text}}"
@@ -148,6 +149,37 @@ def test_what_long_fields_share_is_had_to_the_token(layout, tmp_path):
         assert told.estimate.cached_tokens == sum(record.cache_hit_tokens for record in sandbox.log)
 
 
+@pytest.mark.parametrize("first", ["repaired", "from another server"])
+def test_an_answer_to_another_request_does_not_move_the_row(first, tmp_path):
+    """The first answer tells how the server counts, unless its tokens are not those of the row as sent."""
+    frame = pd.DataFrame({"text": [f"card number {n} is lost" for n in range(40)]})
+    calls: list[str] = []
+
+    def engine(request):
+        calls.append(first)
+        return Completion("I would rather not.") if calls == ["repaired"] else answer(request)
+
+    settings = {"cache_rule": "strict", "count": "vocabulary", "first_token_s": 0.01}
+    with (
+        Sandbox(engine=engine, **settings) as sandbox,
+        Sandbox(**settings) as other,
+        ds.Client(
+            base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path, max_faults=1
+        ) as client,
+    ):
+        if first != "repaired":
+            sandbox.faults = lambda ask: Fault("html_500") if "number 0 is" in ask.text else None
+        route = ds.Route(
+            base_url=other.base_url, api_key=other.api_key, model="deepseek-v4-pro", name="other"
+        )
+        out = ds.apply(frame, ASK, schema=Credit, fallback=[route], client=client, progress=False)
+        assert (out["status"] == "done").all()
+        assert len(other.log) == (first != "repaired")
+        last = sorted(sandbox.log, key=lambda record: record.index)[-30:]
+        assert {record.cache_hit_tokens for record in last} == {128}
+        assert {record.prompt_tokens for record in last} <= {140, 141}
+
+
 def test_a_plan_shows_the_first_prompts_to_the_letter(frame, client, ticket, sandbox):
     """What is sent is what was shown, and nothing was sent for showing it."""
     seen = []
@@ -180,6 +212,15 @@ def test_a_plan_counts_what_is_there_and_what_cannot_be_asked(frame, client, tic
     ds.apply(frame.head(10), ASK, schema=ticket, client=client, progress=False)
     told = ds.plan(frame, ASK, schema=ticket, client=client)
     assert (told.distinct_rows, told.unfit_rows, told.done_rows, told.requests) == (29, 1, 10, 19)
+
+
+def test_answers_that_are_too_old_are_planned(frame, client, sandbox):
+    """The store has an answer for each row: none young enough."""
+    ds.apply(frame, ASK, job="first", client=client, progress=False)
+    assert len(sandbox.log) == 30
+    told = ds.plan(frame, ASK, job="second", ttl=1e-9, client=client)
+    ds.apply(told, progress=False)
+    assert told.requests == len(sandbox.log) - 30 == 30
 
 
 def test_a_plan_shows_as_text_and_markdown(frame, client, ticket):
