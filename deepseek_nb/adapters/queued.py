@@ -143,6 +143,19 @@ class QueuedJobs:
             lambda c: c.execute("DELETE FROM queued WHERE job=?", (job,)).rowcount == 1
         )
 
+    def remove_done(self, job: str) -> bool:
+        """As :meth:`remove`, unless a row is left: somebody may have put in more since the last look."""
+        return self._database.write(
+            lambda c: (
+                c.execute(
+                    "DELETE FROM queued WHERE job=:job AND NOT EXISTS (SELECT 1 FROM items WHERE "
+                    "job=(SELECT id FROM jobs WHERE name=:job) AND state IN ('q', 'r'))",
+                    {"job": job},
+                ).rowcount
+                == 1
+            )
+        )
+
     def _change(self, change: str, *values: Any) -> bool:
         return self._database.write(
             lambda c: c.execute(f"UPDATE queued SET {change}", values).rowcount == 1  # noqa: S608 (our own text)

@@ -124,8 +124,9 @@ class BrokerRun(QueueRun):
         inbox = await broker.consume(self._answers, at_once=AT_ONCE)
         await self._stop_putting()
         self._in = there.ready or self._mine == there.put or there.owner != self.journal.owner
-        if there.ready and not await broker.unbroken(there.put):  # rows that are done may be in it again
-            await self._take_back(broker, there)
+        lacks = await asyncio.to_thread(self._lacks_rows, there.put)
+        if there.ready and (lacks or not await broker.unbroken(there.put)):
+            await self._take_back(broker, there)  # after a restart, rows that are done may be in it again
             await self._keep_all(broker, inbox, UNDER_WAY_S)
         while not self._left or self._putting is not None:
             if broker.lost.is_set():
@@ -164,10 +165,23 @@ class BrokerRun(QueueRun):
             shown_url(self._url.reveal()),
             priority=self._priority,
             options=self._options,
-            put=_new_name(),
+            put=self._new_put(),
             answers=_new_name(),
             ready=False,
         )
+
+    def _new_put(self) -> str:
+        """A name for a handing over, which says how many rows the job has by now."""
+        return f"{_new_name()}-{self._rows_of_job()}"
+
+    def _lacks_rows(self, put: str) -> bool:
+        """Whether the job has got more rows since that handing over was named."""
+        _, _, rows = put.partition("-")
+        return rows.isdecimal() and int(rows) < self._rows_of_job()
+
+    def _rows_of_job(self) -> int:
+        there = self.journal.job(self.job)
+        return 0 if there is None else there.total
 
     def _there(self, before: Queued) -> Queued:
         return self.journal.queued.get(self.job) or before
@@ -236,7 +250,8 @@ class BrokerRun(QueueRun):
             if self._purse is not None:
                 self._purse.release(key)
         self._set_aside.clear()
-        mine = await asyncio.to_thread(self.journal.queued.put_again, self.job, there.put, _new_name())
+        put = await asyncio.to_thread(self._new_put)
+        mine = await asyncio.to_thread(self.journal.queued.put_again, self.job, there.put, put)
         self._in = not mine  # somebody else was quicker, and puts them in
         await broker.unmark(there.put)
 

@@ -136,8 +136,10 @@ class LedgerWorker:
         )
         error = job.error
         if error is None:
-            if not figures.pending:
-                journal.queued.remove(name)
+            if figures.finished == figures.already and not figures.pending:
+                journal.queued.remove(name)  # what is left, if anything, cannot be read
+            elif not figures.pending:
+                journal.queued.remove_done(name)
         elif not isinstance(error, DeepSeekError) or isinstance(
             error, AuthError | BalanceExhausted | StoreFailed
         ):
@@ -181,5 +183,5 @@ class LedgerWorker:
             figures = job.progress
             self.done += figures.finished - figures.already
             if not figures.pending and job.error is None:
-                journal.queued.remove(name)
+                journal.queued.remove_done(name)
             self.tell(f"{name}: {figures.pending:,} rows given back")

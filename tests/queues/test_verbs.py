@@ -130,6 +130,17 @@ def test_the_work_goes_on_when_its_submitter_is_gone(bench):
     assert len(bench.asked) == 30
 
 
+def test_rows_that_are_put_in_while_others_are_under_way_are_asked(bench):
+    """Yesterday's rows are still worked on when the same job comes with today's, too."""
+    first = bench.submit(40)
+    first.leave()
+    assert first.wait(20)
+    bench.worker(concurrency=2)
+    until(lambda: len(bench.asked) >= 2)
+    check(bench.submit(60).result(20), 60)
+    assert len(bench.asked) == len(set(bench.asked)) == 60
+
+
 def test_a_wrong_key_ends_the_worker_and_not_the_job(bench):
     job = bench.submit(12)
     said = bench.worker("--drain", key="sk-wrong-0000000000000000").end(code=2)
