@@ -13,7 +13,7 @@ from deepseek_nb.batch.run import LEADERS, Hear, JobRun, text_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.core.chat import Answer
 from deepseek_nb.core.copies import changed
-from deepseek_nb.core.errors import AnswerInvalid, DeepSeekError, StoreFailed
+from deepseek_nb.core.errors import AnswerInvalid, BudgetExceeded, DeepSeekError, StoreFailed
 
 __all__ = ["MakePack", "PackedRun"]
 
@@ -29,7 +29,8 @@ class PackedRun(JobRun):
     The first row goes alone, then two requests one after the other, then the rest. An answer counts for the
     row whose number it bears, and is written down under that row's key with its share of the bill; a row
     without one is asked alone. A request that is refused for what stands in it is split in halves until it
-    is known for which row. At risk at any moment are the rows of at most ``concurrency_max`` requests.
+    is known for which row; so is one that the budget has no room for. At risk at any moment are the rows of
+    at most ``concurrency_max`` requests.
     """
 
     def __init__(self, *arguments: Any, rows_per_request: int, make_pack: MakePack, **options: Any) -> None:
@@ -119,8 +120,8 @@ class PackedRun(JobRun):
                 came = error.answer if isinstance(error, AnswerInvalid) else None
                 if came is None:
                     await self._book(getattr(error, "cost_usd", None))
-                    if not self._everybodys(error):
-                        return halves
+                    if isinstance(error, BudgetExceeded) or not self._everybodys(error):
+                        return halves  # what is left of a budget may do for a row
                     self.stop(error)
                     return []
                 answer = changed(came, cost_usd=getattr(error, "cost_usd", None))  # it may hold whole rows

@@ -73,7 +73,7 @@ def unpacked(text: str, count: int) -> dict[int, str]:
     """The answers in a pack's answer, as each row alone would have been answered, by place (from 0).
 
     What was cut off in the middle gives the answers that are whole. An id that is none of the pack's, or
-    comes twice, gives none: nobody knows which row is meant. Empty where nothing can be read.
+    comes twice, gives none: nobody knows which row is meant. Nor does null. Empty where nothing can be read.
 
     >>> unpacked('{"answers":[{"id":2,"answer":{"a":1}},{"id":7,"answer":{"a":2}},{"id":1,"answer":{"a', 2)
     {1: '{"a":1}'}
@@ -81,11 +81,11 @@ def unpacked(text: str, count: int) -> dict[int, str]:
     found: dict[int, str] = {}
     twice: set[int] = set()
     for element in _elements(text):
-        if not isinstance(element, dict) or "answer" not in element:
+        if not isinstance(element, dict) or element.get("answer") is None:
             continue
         try:
             place = int(element["id"]) - 1
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if not 0 <= place < count:
             continue

@@ -150,6 +150,21 @@ def test_an_empty_account_loses_no_row_and_the_job_goes_on_from_its_files(frame,
     assert len(later) == 1 + math.ceil((left - 1) / 5)  # each run begins with a row alone
 
 
+@pytest.mark.filterwarnings("ignore::deepseek_nb.core.budget.NearBudget")
+@pytest.mark.parametrize("budget_usd", [0.001, 0.005])
+def test_a_budget_without_room_for_a_pack_has_room_for_rows(client, sandbox, ticket, budget_usd):
+    """The dearest answer to a pack would cost more than there is: it goes in parts, as far as the money."""
+    rows = pd.DataFrame({"text": [f"My card number {n} is lost" for n in range(200)]})
+    given = {"schema": ticket, "rows_per_request": 40, "client": client, "progress": False}
+    try:
+        got = ds.apply(rows, ASK, budget_usd=budget_usd, **given)
+    except errors.BudgetExceeded as stopped:
+        got = stopped.frame
+    done = int((got["status"] == "done").sum())
+    assert done == 200 if budget_usd == 0.005 else 40 < done < 200
+    assert sandbox.log.cost_usd <= budget_usd
+
+
 def test_the_plan_of_packs_comes_true(ticket, tmp_path):
     """Requests to the number, the bill within five percent."""
     rows = pd.DataFrame(

@@ -66,7 +66,18 @@ def test_an_answer_that_is_nobodys_is_nobodys(pairs, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "   ", "no", "[]", "{}", '{"answers": 3}', '{"answers": [1, null, {"id": 1}, {"answer": "a"}]}'],
+    [
+        *(
+            "",
+            "   ",
+            "no",
+            "[]",
+            "{}",
+            '{"answers": 3}',
+            '{"answers": [1, null, {"id": 1}, {"answer": "a"}]}',
+        ),
+        '{"answers": [{"id": 1e999, "answer": "a"}, {"id": 2, "answer": null}]}',
+    ],
 )
 def test_what_cannot_be_read_gives_nothing(text):
     """No guess is made."""
