@@ -23,7 +23,7 @@ from deepseek_nb.batch.hours import When
 from deepseek_nb.batch.packs import pack_answer, pack_message
 from deepseek_nb.batch.run import LEADERS
 from deepseek_nb.batch.spec import ROW_PRIORITY, Asking
-from deepseek_nb.batch.typical import answer_tokens
+from deepseek_nb.batch.typical import answer_tokens, least_answer
 from deepseek_nb.batch.waves import waves_of
 from deepseek_nb.client.errand import Errand
 from deepseek_nb.client.schema_columns import Nested
@@ -44,7 +44,7 @@ __all__ = ["Plan", "call_of", "plan"]
 PROMPTS_SHOWN = 2
 AFTER_THE_ROW_TOKENS = 2
 SOMETHING = '{"a":"b"}'
-"""In place of a row or of its answer, where what stands around it is counted."""
+"""In place of a row, where what stands around it is counted."""
 ANSWER_S = 1.5
 """How long a short answer takes, where this client has not seen any."""
 ANSWER_TOKEN_S = 0.02
@@ -238,6 +238,8 @@ class _Shape:
     work: Work
     asking: Asking
     static_tokens: int
+    first_tokens: int
+    """What stands before the first row, which is asked alone."""
     waves: Sequence[Sequence[int]]
     in_flight: int
 
@@ -250,12 +252,14 @@ class _Shape:
         row_tokens = fmean(count(self.asking.form.message(row)) for row in looked)
         shared, requests, lead = self.static_tokens, len(prompts), self.waves
         each_tokens = answer_tokens(self.work.spec.schema, count)
+        more_row = more_answer = 0.0  # of a row behind the first, and of its answer
         if many > 1:
-            packs = -(-(requests - 1) // many)  # the first row goes alone
+            packs = -(-(requests - 1) // many)
             requests, blocks = 1 + packs, (0,) * packs
             lead = [(place,) for place in range(LEADERS)] if packs > LEADERS else ()
-            row_tokens += count(pack_message([SOMETHING] * many, as_json=True)) / many - count(SOMETHING)
-            each_tokens += count(pack_answer([SOMETHING] * many)) / many - count(SOMETHING)
+            more_row = count(pack_message([SOMETHING] * many, as_json=True)) / many - count(SOMETHING)
+            least = least_answer(self.work.spec.schema)
+            more_answer = count(pack_answer([least] * many)) / many - count(least)
         elif self.asking.form.layout == "inline":
             shared += count(Template(self.call.template).prose_before())
         cached = cached_tokens(
@@ -265,11 +269,13 @@ class _Shape:
             in_flight=self.in_flight,
             block=block,
         )
+        behind = len(prompts) - 1
+        static = self.first_tokens + self.static_tokens * (requests - 1) + AFTER_THE_ROW_TOKENS * requests
         return Estimate(
             requests,
-            round((self.static_tokens + AFTER_THE_ROW_TOKENS) * requests + row_tokens * len(prompts)),
+            round(static + row_tokens * len(prompts) + more_row * behind),
             cached,
-            round(each_tokens * len(prompts)),
+            round(each_tokens * len(prompts) + more_answer * behind),
         )
 
 
@@ -284,14 +290,17 @@ def _plan(call: JobCall) -> Plan:
     found = arranged(rows, places, asking, call.cache_block)
     count, many = counter(), call.rows_per_request
     sender = asking.together or asking
-    static = sender.prefix.tokens if sender.prefix else max(2, sender.static_tokens(count))
+    static, first_static = (
+        one.prefix.tokens if one.prefix else max(2, one.static_tokens(count)) for one in (sender, asking)
+    )
     waved = many == 1 and not waves_of(keys, [len(wave) for wave in found.waves], asking).empty
     first = [rows.prompts[places[place]] for place in found.sent[: PROMPTS_SHOWN * many]]
     model, concurrency = call.model or client.settings.model, client.settings.concurrency_max
     told = Estimate(0, 0, 0, 0)
     if places:
         prompts = [rows.prompts[place] for place in places]
-        shape = _Shape(call, work, asking, static, found.waves if waved else (range(1),), concurrency)
+        lead = found.waves if waved else (range(1),)
+        shape = _Shape(call, work, asking, static, first_static, lead, concurrency)
         told = shape.estimate(prompts, found.blocks, count)
     at = datetime.now(UTC)
     at_once = min(concurrency, max(1, told.requests))

@@ -11,12 +11,14 @@ from deepseek_nb.batch.numbered import NumberedSchema
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.core.tokens import estimate_tokens
 
-__all__ = ["answer_tokens", "longest_tokens"]
+__all__ = ["answer_tokens", "least_answer", "longest_tokens"]
 
 TEXT_TOKENS = 40
 """What a text in a field is taken to be, within its own bounds."""
 FREE_TOKENS = 100
 """What an answer without a schema is taken to be."""
+WORD = "a"
+"""A value of one token; quotes around nothing are fewer tokens than around something."""
 NUMBER_CHARS = 24
 """No number of a checked answer is written longer than this."""
 _TEXT = " ".join(["word"] * TEXT_TOKENS)
@@ -32,9 +34,18 @@ def answer_tokens(schema: Schema | None, count: Callable[[str], int]) -> float:
     if isinstance(schema, NumberedSchema):
         lines = [_mean(field, root, count, numbered=True) for field in root["properties"].values()]
         return sum(lines) + len(lines) - 1
-    frame = json.dumps(dict.fromkeys(root["properties"], ""), separators=(",", ":"), ensure_ascii=False)
+    frame = json.dumps(dict.fromkeys(root["properties"], WORD), separators=(",", ":"), ensure_ascii=False)
     values = sum(_mean(field, root, count, numbered=False) for field in root["properties"].values())
     return count(frame) + values
+
+
+def least_answer(schema: Schema | None) -> str:
+    """A short answer that ends as one that fits does: in a text, or not."""
+    last: Any = {} if schema is None else list(schema.json_schema["properties"].values())[-1]
+    if schema is not None and isinstance(last, Mapping) and isinstance(last.get("$ref"), str):
+        last = schema.json_schema.get("$defs", {}).get(last["$ref"].removeprefix("#/$defs/"), {})
+    bare = isinstance(last, Mapping) and last.get("type") in ("integer", "number", "boolean")
+    return _with(1 if bare else WORD)
 
 
 def longest_tokens(schema: Schema | None) -> int | None:
@@ -102,35 +113,40 @@ def _mean(
     numbered: bool,
     depth: int = 0,
 ) -> float:
-    """Tokens that the field's value adds to the empty text it stands for."""
+    """Tokens that the field's value has more than the one word it stands for; by number, all of its own."""
     if not isinstance(field, Mapping):  # true: any value
         return 0.0
     ref = field.get("$ref")
     if isinstance(ref, str):
         field = root.get("$defs", {}).get(ref.removeprefix("#/$defs/"), {})
+
+    def more(value: Any) -> int:
+        return count(_with(value)) - count(_with(WORD))
+
     options = field.get("enum") or ([field["const"]] if "const" in field else None)
     if options:
         if numbered:
             return fmean(count(str(number)) for number in range(1, len(options) + 1))
-        empty = count('{"a":""}')
-        return fmean(count(_with(option)) - empty for option in options)
+        return fmean(map(more, options))
     kinds = field.get("anyOf") or field.get("oneOf")
     if kinds and depth < _DEPTH:
         return _mean(kinds[0], root, count, numbered=numbered, depth=depth + 1)
     match field.get("type"):
         case "string":
             most = field.get("maxLength")
-            return count(_TEXT if most is None else _TEXT[:most])
+            text = _TEXT if most is None else _TEXT[:most]
+            return count(text) if numbered else more(text)
         case "object" if depth < _DEPTH:
             inner = field.get("properties", {})
-            own = count(json.dumps(dict.fromkeys(inner, ""), separators=(",", ":")))
-            return own + sum(
+            return more(dict.fromkeys(inner, WORD)) + sum(
                 _mean(one, root, count, numbered=False, depth=depth + 1) for one in inner.values()
             )
         case "array" if depth < _DEPTH:
-            return 3 * _mean(field.get("items", {}), root, count, numbered=False, depth=depth + 1) + 2
-        case _:
-            return 1.0 if numbered else 0.0  # a number stands where the two marks of the empty text did
+            each = _mean(field.get("items", {}), root, count, numbered=False, depth=depth + 1)
+            return more([WORD] * 3) + 3 * each
+        case kind:
+            value = {"integer": 1, "number": 0.5}.get(str(kind), True)
+            return 1.0 if numbered else more(value)
 
 
 def _with(value: Any) -> str:

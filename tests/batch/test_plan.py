@@ -129,6 +129,24 @@ def test_the_bill_is_the_plans_within_five_percent(table, options, tmp_path):
         assert again.done_rows == told.requests
 
 
+@pytest.mark.parametrize("many", [1, 10])
+@pytest.mark.parametrize("rows", [1, 3, 61])
+def test_a_small_job_costs_what_the_plan_says(rows, many, ticket, tmp_path):
+    """The first row goes alone, without what is said of packs; a number takes the tokens of a word."""
+    frame = pd.DataFrame({"text": [f"My card number {n} is lost" for n in range(rows)]})
+    with (
+        Sandbox(cache_rule="strict", count="vocabulary", first_token_s=0.01) as sandbox,
+        ds.Client(base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path) as client,
+    ):
+        told = ds.plan(frame, ASK, schema=ticket, rows_per_request=many, client=client)
+        ds.apply(told, progress=False)
+        log = list(sandbox.log)
+    assert told.requests == len(log)
+    assert told.estimate.prompt_tokens == sum(record.prompt_tokens for record in log)
+    answers = sum(record.completion_tokens for record in log)
+    assert told.estimate.answer_tokens == pytest.approx(answers, abs=0 if many == 1 else 3)
+
+
 @pytest.mark.parametrize("layout", ["keyed", "compact"])
 def test_what_long_fields_share_is_had_to_the_token(layout, tmp_path):
     """Forty rows for each of five papers: two of each lead and are waited for, whoever is back first.
