@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, signature
+from os.path import commonprefix
 from statistics import fmean
 from typing import Any, Literal
 
@@ -35,7 +36,6 @@ from deepseek_nb.core.form import Structured
 from deepseek_nb.core.layout.estimate import Estimate, cached_tokens, sampled
 from deepseek_nb.core.layout.prefix import BLOCK_TOKENS
 from deepseek_nb.core.prices import Price, PriceTable
-from deepseek_nb.core.template import Template
 from deepseek_nb.data import read_json
 from deepseek_nb.session import default_client
 
@@ -261,7 +261,7 @@ class _Shape:
             least = least_answer(self.work.spec.schema)
             more_answer = count(pack_answer([least] * many)) / many - count(least)
         elif self.asking.form.layout == "inline":
-            shared += count(Template(self.call.template).prose_before())
+            shared += count(commonprefix(looked)) if requests > 1 else 0  # noqa: RUF071 (characters are meant)
         cached = cached_tokens(
             blocks,
             prefix_tokens=shared // block * block,

@@ -103,10 +103,6 @@ class Template:
         """Its text without the placeholders."""
         return self._head + "".join(tail for _, tail in self._slots)
 
-    def prose_before(self) -> str:
-        """Its text up to the first placeholder."""
-        return self._head
-
     def readers(self, columns: Sequence[str]) -> list[tuple[int, Callable[[Any], Any]]]:
         """For each of :attr:`fields`: the position of its column, and what takes its value from a cell.
 

@@ -147,6 +147,21 @@ def test_a_small_job_costs_what_the_plan_says(rows, many, ticket, tmp_path):
     assert told.estimate.answer_tokens == pytest.approx(answers, abs=0 if many == 1 else 3)
 
 
+def test_what_whole_prompts_begin_with_is_foretold(tmp_path):
+    """Prompts in a column begin alike, too: all but those that are at the server first have it cheaply."""
+    prompts = ["You are a careful clerk. " * 30 + f"Is card number {n} lost?" for n in range(400)]
+    with (
+        Sandbox(cache_rule="strict", count="vocabulary", first_token_s=0.01) as sandbox,
+        ds.Client(
+            base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path, concurrency_max=16
+        ) as client,
+    ):
+        told = ds.plan(pd.DataFrame({"prompt": prompts}), "{{prompt}}", schema=Credit, client=client)
+        ds.apply(told, progress=False)
+        cached = sum(record.cache_hit_tokens for record in sandbox.log)
+    assert told.estimate.cached_tokens == pytest.approx(cached, rel=0.05)
+
+
 @pytest.mark.parametrize("layout", ["keyed", "compact"])
 def test_what_long_fields_share_is_had_to_the_token(layout, tmp_path):
     """Forty rows for each of five papers: two of each lead and are waited for, whoever is back first.
@@ -182,7 +197,11 @@ def test_an_answer_to_another_request_does_not_move_the_row(first, tmp_path):
         Sandbox(engine=engine, **settings) as sandbox,
         Sandbox(**settings) as other,
         ds.Client(
-            base_url=sandbox.base_url, api_key=sandbox.api_key, data_dir=tmp_path, max_faults=1
+            base_url=sandbox.base_url,
+            api_key=sandbox.api_key,
+            data_dir=tmp_path,
+            max_faults=1,
+            concurrency_max=4,
         ) as client,
     ):
         if first != "repaired":
