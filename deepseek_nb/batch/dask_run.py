@@ -99,7 +99,7 @@ class Shard:
     """The submitter's machine, since it was started."""
     concurrency_max: int
     budget_share: float
-    """Of what is left of the job's budget, for a worker with another ledger."""
+    """Of the job's budget, for a worker with another ledger: its part of what is left."""
     orders: str
     """The Dask variable in which the submitter says "go", "pause" or "stop"."""
     shares: bool
@@ -216,6 +216,9 @@ class DaskRun(QueueRun):
         size = max(FEWEST_ROWS, math.ceil(len(keys) / (cores * SHARDS_A_CORE)))
         count = math.ceil(len(keys) / size)
         at_once = min(cores, count)
+        unspent = 1.0
+        if self._budget_usd is not None:  # a budget of nothing is none: with the least of it nothing is sent
+            unspent = max(1e-9, 1 - self._began_usd / self._budget_usd)
         for number in range(count):
             chosen = keys[number * size : (number + 1) * size]
             yield Shard(
@@ -230,7 +233,7 @@ class DaskRun(QueueRun):
                 data_dir=str(settings.data_dir),
                 boot=boot_name(),
                 concurrency_max=max(1, settings.concurrency_max // at_once),
-                budget_share=1 / count,
+                budget_share=unspent / count,
                 orders=self._orders,
                 shares=self._client.aio.redis is not None and self._options.get("cache") is not False,
                 redis_url=_bare_url(settings),

@@ -211,6 +211,16 @@ def test_a_budget_is_one_for_all_workers(dask, client, sandbox):
     assert len(answered(sandbox)) == 200
 
 
+@pytest.mark.filterwarnings("ignore::deepseek_nb.core.budget.NearBudget")
+def test_workers_elsewhere_share_what_is_left_of_a_budget(dask, client, sandbox, monkeypatch):
+    """The same call once more: what was spent before is not there a second time."""
+    monkeypatch.setattr("deepseek_nb.batch.dask_run.boot_name", lambda: "a machine elsewhere")
+    for _ in range(3):
+        with pytest.raises(BudgetExceeded):
+            ask(client, 200, budget_usd=0.0008)
+    assert 0 < sandbox.log.cost_usd <= 0.0008
+
+
 def test_without_a_key_on_the_workers_nothing_is_sent(dask, client, sandbox):
     def set_key(key: str | None) -> None:
         os.environ["DEEPSEEK_API_KEY"] = key or ""
