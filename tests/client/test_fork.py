@@ -40,7 +40,7 @@ def test_parent_and_child_ask_on(tmp_path):
     """Nobody hangs or is told off, each is billed for its own, and an answer under way comes once."""
     with Sandbox(token_s=0.02, count="estimate") as sandbox:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, sandbox.base_url, sandbox.api_key, str(tmp_path / "data")],
+            [sys.executable, "-u", "-c", SCRIPT, sandbox.base_url, sandbox.api_key, str(tmp_path / "data")],
             capture_output=True,
             text=True,
             timeout=60,
