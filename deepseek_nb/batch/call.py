@@ -20,7 +20,7 @@ from deepseek_nb.batch.numbered import NumberedSchema
 from deepseek_nb.batch.packs import MOST_ROWS
 from deepseek_nb.batch.rows import Rows, read_rows
 from deepseek_nb.batch.spec import Asking, JobSpec
-from deepseek_nb.client.arguments import amount_usd, number, switch, text, whole
+from deepseek_nb.client.arguments import amount_usd, number, scalar, switch, text, whole
 from deepseek_nb.client.schema_columns import Nested
 from deepseek_nb.client.structured import Schema
 from deepseek_nb.client.sync import Client
@@ -102,7 +102,8 @@ def job_call(given: Mapping[str, Any]) -> JobCall:
 KINDS: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("system", "model", "into"), text),
     **dict.fromkeys(("thinking", "cache", "raw", "retry_failed"), switch),
-    **dict.fromkeys(("max_tokens", "priority", "cache_block", "rows_per_request"), whole),
+    **dict.fromkeys(("max_tokens", "priority"), whole),
+    **dict.fromkeys(("cache_block", "rows_per_request"), lambda _, value: scalar(value)),
     "temperature": number,
     "budget_usd": amount_usd,
 }

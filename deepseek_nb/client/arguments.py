@@ -12,7 +12,7 @@ from typing import Any
 
 from deepseek_nb.core.errors import ConfigError, RequestInvalid
 
-__all__ = ["amount_usd", "number", "switch", "text", "texts", "whole"]
+__all__ = ["amount_usd", "number", "scalar", "switch", "text", "texts", "whole"]
 
 
 def amount_usd(name: str, value: Any) -> float | None:
@@ -47,7 +47,7 @@ def whole(name: str, value: Any) -> int | None:
     >>> whole("max_tokens", 1e3)
     1000
     """
-    plain = _plain(value)
+    plain = scalar(value)
     if isinstance(plain, float) and plain.is_integer():
         return int(plain)
     if isinstance(plain, bool) or not (plain is None or isinstance(plain, int)):
@@ -76,7 +76,7 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 
 def switch(name: str, value: Any) -> bool | None:
     """True, False or None."""
-    plain = _plain(value)
+    plain = scalar(value)
     if not (plain is None or isinstance(plain, bool)):
         raise _refused(name, "True or False", value)
     return plain
@@ -84,14 +84,14 @@ def switch(name: str, value: Any) -> bool | None:
 
 def _real(value: Any) -> float | None:
     """The plain number that this is; None where it is none."""
-    plain = _plain(value)
+    plain = scalar(value)
     if isinstance(plain, bool) or not hasattr(plain, "__float__"):
         return None
     return plain if isinstance(plain, int | float) else float(plain)
 
 
-def _plain(value: Any) -> Any:
-    """The number in a scalar of numpy; everything else as it is."""
+def scalar(value: Any) -> Any:
+    """The number in a scalar of numpy; everything else as it is, for checks of its own."""
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 

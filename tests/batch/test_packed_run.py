@@ -190,20 +190,17 @@ def test_the_plan_of_packs_comes_true(ticket, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "said"),
     [
-        ({"rows_per_request": 0}, errors.ConfigError, "from 1 to 50"),
-        ({"rows_per_request": 51}, errors.ConfigError, "from 1 to 50"),
-        ({"rows_per_request": "8"}, errors.RequestInvalid, "a whole number"),
-        ({"rows_per_request": 8, "answers": "numbers"}, errors.ConfigError, "not by number"),
+        ({"rows_per_request": 0}, "from 1 to 50"),
+        ({"rows_per_request": 51}, "from 1 to 50"),
+        ({"rows_per_request": "8"}, "from 1 to 50"),
+        ({"rows_per_request": 8, "answers": "numbers"}, "not by number"),
     ],
-    ids=lambda value: str(value)[:40],
 )
-def test_what_cannot_be_packed_is_told_before_anything_is_sent(
-    frame, client, sandbox, ticket, options, error, said
-):
+def test_what_cannot_be_packed_is_told_before_anything_is_sent(frame, client, sandbox, ticket, options, said):
     """In one sentence."""
-    with pytest.raises(error, match=said):
+    with pytest.raises(errors.ConfigError, match=said):
         ds.apply(frame, ASK, schema=ticket, client=client, progress=False, **options)
     assert len(sandbox.log) == 0
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -123,19 +125,25 @@ def test_a_missing_package_names_the_line_that_installs_it(file, tmp_path):
     assert 'pip install "deepseek_nb[gateway]"' in done.stderr
 
 
+@contextmanager
+def started(folder: Path, upstream: Sandbox) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A gateway in a process of its own, and its address."""
+    (folder / "gateway.toml").write_text(FILE.format(base_url=upstream.base_url))
+    line, env = command(folder)
+    with subprocess.Popen(
+        line, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        (base_url,) = re.findall(r"http://[\d.:]+", process.stdout.readline())
+        yield process, base_url
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are told otherwise there")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_a_signal_and_ends_what_is_under_way(tmp_path, number):
     """A signal while an answer is being written: it is written to its end; the log is lines of JSON."""
     with Sandbox(count="estimate", token_s=0.05, api_key=UPSTREAM_KEY) as slow:
-        (tmp_path / "gateway.toml").write_text(FILE.format(base_url=slow.base_url))
-        line, env = command(tmp_path)
-        with subprocess.Popen(
-            line, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            (base_url,) = re.findall(r"http://[\d.:]+", first)
+        with started(tmp_path, slow) as (process, base_url):
             auth = JWTBearer("desk", SECRETS["desk"])
             with httpx.Client(base_url=base_url, auth=auth, timeout=20, trust_env=False) as client:
                 assert client.get("/healthz").json() == {"status": "ok"}
@@ -160,13 +168,7 @@ def test_it_serves_until_a_signal_and_ends_what_is_under_way(tmp_path, number):
 def test_what_takes_longer_than_it_waits_is_cut_and_its_line_in_the_log_says_so(tmp_path):
     """Ten seconds after the signal; no line tells of an error that nobody expected."""
     with Sandbox(count="estimate", first_token_s=100, keep_alive_s=1, api_key=UPSTREAM_KEY) as slow:
-        (tmp_path / "gateway.toml").write_text(FILE.format(base_url=slow.base_url))
-        line, env = command(tmp_path)
-        with subprocess.Popen(
-            line, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            (base_url,) = re.findall(r"http://[\d.:]+", process.stdout.readline())
+        with started(tmp_path, slow) as (process, base_url):
             auth = JWTBearer("desk", SECRETS["desk"])
             with httpx.Client(base_url=base_url, auth=auth, timeout=30, trust_env=False) as client:
                 ends = threading.Timer(1.0, process.send_signal, (signal.SIGTERM,))
