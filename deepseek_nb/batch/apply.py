@@ -109,11 +109,10 @@ def apply(
 
     Costs one request for each distinct row (or for ``rows_per_request`` of them), repairs (at most two a
     row) apart; the first goes alone, so that a wrong key, model or schema costs one. ``budget_usd`` is never
-    passed: the job
-    stops before the request that could.
+    passed: the job stops before the request that could.
 
-    Raises :class:`FrameError`, :class:`TemplateError`, :class:`SchemaError`, :class:`JobMismatch`
-    or :class:`ConfigError` before anything is sent, and what stops all rows alike
+    Raises :class:`FrameError`, :class:`TemplateError`, :class:`SchemaError`, :class:`JobMismatch`,
+    :class:`RequestInvalid` or :class:`ConfigError` before anything is sent, and what stops all rows alike
     (:class:`AuthError`, :class:`BalanceExhausted`, :class:`BudgetExceeded`, :class:`ModelUnknown`,
     :class:`Busy` once the server gave nothing for ``patience``): everything done is saved, and
     ``error.frame`` holds it. The first interrupt stops sending, waits up to 10 s for what is under
